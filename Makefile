@@ -1,0 +1,34 @@
+# Sekisho. `make help` lists every target with one line.
+#
+# Recipes start with `exec` and hand on $$PPID, the pid of make: GNU make passes SIGTERM on to what it runs but not SIGINT,
+# so what it runs looks for itself whether make was interrupted.
+
+ENGINE ?= vllm
+UPSTREAM ?=
+MODEL ?=
+PORT ?=
+OPS_PORT ?=
+DATA_DIR ?= .sekisho
+TORCH_INDEX_URL ?=
+PYTHON ?= $(shell for p in python3.11 python3.12 python3; do command -v $$p && break; done)
+
+INSTALL = exec $(or $(PYTHON),python3.11) install.py --parent $$PPID --data-dir '$(DATA_DIR)'
+SERVING = --serving --torch-index-url '$(TORCH_INDEX_URL)'
+
+.DEFAULT_GOAL := help
+.PHONY: help up install install-serving
+
+help: ## this list
+	@grep -hE '^[a-z][a-z-]*:.*## ' $(MAKEFILE_LIST) | sort | sed 's/:.*## /\t/' | expand -t 20
+
+up: ## start everything and print a curl line (ENGINE=vllm|scripted, UPSTREAM=url, MODEL, PORT, OPS_PORT, DATA_DIR)
+	@$(INSTALL) $(if $(UPSTREAM),,$(if $(filter vllm,$(ENGINE)),$(SERVING)))
+	@exec .venv/bin/sekisho up --parent $$PPID --engine '$(ENGINE)' --data-dir '$(DATA_DIR)' \
+	  $(if $(UPSTREAM),--upstream '$(UPSTREAM)') $(if $(MODEL),--model '$(MODEL)') \
+	  $(if $(PORT),--port '$(PORT)') $(if $(OPS_PORT),--ops-port '$(OPS_PORT)')
+
+install: ## the gateway's environment, .venv, from its hashed lock
+	@$(INSTALL)
+
+install-serving: ## .venv and the engine's environment, .venv-serving (TORCH_INDEX_URL: index of torch's CPU build)
+	@$(INSTALL) $(SERVING)

@@ -1,0 +1,64 @@
+"""Group commit: many requests' rows in one statement, so that one flush to disk serves all who wait for it."""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Generic, TypeVar
+
+T = TypeVar("T")
+
+BATCH_ROWS_MAX = 256
+
+
+class GroupCommit(Generic[T]):
+    """Collects items and hands them to `flush` in batches, one batch at a time, in the order of arrival.
+
+    `put` returns a future that resolves when the item's batch is durable, or raises what `flush` raised for it.
+    A batch that fails is retried item by item, so one bad row cannot take its neighbours down.
+    """
+
+    def __init__(self, flush: Callable[[Sequence[T]], Awaitable[None]]) -> None:
+        self._flush = flush
+        self._waiting: list[tuple[T, asyncio.Future[None]]] = []
+        self._task: asyncio.Task[None] | None = None
+
+    def put(self, item: T) -> asyncio.Future[None]:
+        """Queue `item`; the future resolves when it is stored."""
+        future = asyncio.get_running_loop().create_future()
+        self._waiting.append((item, future))
+        if self._task is None:
+            self._task = asyncio.create_task(self._drain())
+        return future
+
+    async def close(self) -> None:
+        """Wait until everything queued is stored or has failed."""
+        while self._task is not None:
+            await asyncio.shield(self._task)
+
+    async def _drain(self) -> None:
+        try:
+            while self._waiting:
+                batch, self._waiting = self._waiting[:BATCH_ROWS_MAX], self._waiting[BATCH_ROWS_MAX:]
+                await self._store(batch)
+        finally:
+            self._task = None
+
+    async def _store(self, batch: list[tuple[T, "asyncio.Future[None]"]]) -> None:
+        try:
+            await self._flush([item for item, _ in batch])
+        except Exception as error:
+            if len(batch) == 1 or isinstance(error, OSError):
+                for _, future in batch:
+                    _fail(future, error)
+            else:
+                for one in batch:
+                    await self._store([one])
+            return
+        for _, future in batch:
+            if not future.done():
+                future.set_result(None)
+
+
+def _fail(future: "asyncio.Future[None]", error: Exception) -> None:
+    if not future.done():
+        future.set_exception(error)
+        future.exception()  # the one who asked may be gone; asyncio must not report it as never retrieved

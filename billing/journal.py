@@ -1,0 +1,184 @@
+"""The journal: one row per exchange, opened durably before its first byte leaves, settled once, then frozen.
+
+    open → streaming → settled | recovered | voided
+
+Three writers, each one connection and one statement per batch: `opens` and `settlements` wait for the disk, `marks`
+(first byte, progress) wait only for PostgreSQL's memory, which outlives any of our processes.
+"""
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import msgspec
+
+from billing.group_commit import GroupCommit
+from billing.link import Link
+from billing.types import OpenRow, Refusal, Settlement, Usage
+
+_LOG = logging.getLogger(__name__)
+
+_OPEN = """
+INSERT INTO journal (request_id, tenant_id, key_id, model, action, purpose, data_class, region, tier, site, upstream_id,
+  rule_id, licence_id, licence_version, epoch, rate_card_id, instance_id, period, stream, held_tokens, held_micro_yen,
+  state, opened_at)
+SELECT g.request_id, g.tenant_id, g.key_id, g.model, g.action, g.purpose, g.data_class, g.region, g.tier, g.site,
+  g.upstream_id, g.rule_id, g.licence_id, g.licence_version, g.epoch, g.rate_card_id, g.instance_id, g.period, g.stream,
+  g.held_tokens, g.held_micro_yen, 'open', from_micros(g.opened_at)
+FROM json_to_recordset($1::json) AS g(request_id uuid, tenant_id text, key_id text, model text, action text,
+  purpose text, data_class text, region text, tier text, site text, upstream_id text, rule_id text, licence_id text,
+  licence_version int, epoch bigint, rate_card_id text, instance_id text, period text, stream boolean,
+  held_tokens bigint, held_micro_yen bigint, opened_at bigint)
+ORDER BY g.request_id
+ON CONFLICT (request_id) DO NOTHING
+"""
+
+_MARK = """
+WITH given AS (
+  SELECT * FROM json_to_recordset($1::json)
+  AS g(request_id uuid, attempt smallint, first_byte boolean, usage json, at bigint) ORDER BY request_id
+), marked AS (
+  UPDATE journal j SET state = 'streaming', attempt = g.attempt, first_byte_at = from_micros(g.at)
+  FROM given g WHERE g.first_byte AND j.request_id = g.request_id AND j.state IN ('open', 'dispatched')
+)
+INSERT INTO journal_progress (request_id, attempt, prompt_tokens, cached_tokens, completion_tokens, reasoning_tokens)
+SELECT request_id, attempt, (usage->>'prompt')::bigint, (usage->>'cached')::bigint, (usage->>'completion')::bigint,
+  (usage->>'reasoning')::bigint
+FROM given WHERE NOT first_byte
+ON CONFLICT (request_id) DO UPDATE SET attempt = excluded.attempt, prompt_tokens = excluded.prompt_tokens,
+  cached_tokens = excluded.cached_tokens, completion_tokens = excluded.completion_tokens,
+  reasoning_tokens = excluded.reasoning_tokens, updated_at = now()
+"""
+
+# One statement, therefore one transaction: state, both sides of the ledger, the audit record, the end of the progress
+# row. Only a row that is not final yet is touched, so a settlement that is delivered twice books once.
+SETTLE = """
+WITH given AS (
+  SELECT * FROM json_to_recordset($1::json) AS g(request_id uuid, tenant_id text, state text, outcome text, code text,
+    http_status smallint, finish_reason text, attempt smallint, usage json, source text, lines json,
+    first_byte_at bigint, settled_at bigint, audit_record text) ORDER BY request_id
+), done AS (
+  UPDATE journal j SET state = g.state, outcome = g.outcome, code = g.code, http_status = g.http_status,
+    finish_reason = g.finish_reason, attempt = g.attempt, usage_source = g.source,
+    micro_yen = (SELECT coalesce(sum((l->>'quantity')::bigint * (l->>'unit_price')::bigint), 0)
+      FROM json_array_elements(g.lines) l),
+    prompt_tokens = (g.usage->>'prompt')::bigint, cached_tokens = (g.usage->>'cached')::bigint,
+    completion_tokens = (g.usage->>'completion')::bigint, reasoning_tokens = (g.usage->>'reasoning')::bigint,
+    first_byte_at = coalesce(from_micros(g.first_byte_at), j.first_byte_at), settled_at = from_micros(g.settled_at)
+  FROM given g
+  WHERE j.request_id = g.request_id AND j.tenant_id = g.tenant_id AND j.state IN ('open', 'dispatched', 'streaming')
+  RETURNING j.request_id, j.tenant_id, j.model, g.lines, g.settled_at, g.audit_record
+), booked AS (
+  INSERT INTO ledger_entry
+    (request_id, line, account, tenant_id, kind, quantity, unit_price, debit, credit, booked_at)
+  SELECT d.request_id, l.ordinality, side.account, d.tenant_id, l.line->>'kind', (l.line->>'quantity')::bigint,
+    (l.line->>'unit_price')::bigint, side.debit, side.credit, from_micros(d.settled_at)
+  FROM done d
+  CROSS JOIN LATERAL json_array_elements(d.lines) WITH ORDINALITY AS l(line, ordinality)
+  CROSS JOIN LATERAL (SELECT (l.line->>'quantity')::bigint * (l.line->>'unit_price')::bigint AS amount) m
+  CROSS JOIN LATERAL (VALUES ('receivable:' || d.tenant_id, m.amount, 0::bigint),
+                             ('revenue:' || d.model, 0::bigint, m.amount)) AS side(account, debit, credit)
+), told AS (
+  INSERT INTO audit_pending (tenant_id, request_id, record)
+  SELECT tenant_id, request_id, audit_record FROM done
+), swept AS (
+  DELETE FROM journal_progress p USING done d WHERE p.request_id = d.request_id
+)
+SELECT request_id::text FROM done
+"""
+
+_REFUSE = """
+WITH given AS (
+  SELECT * FROM json_to_recordset($1::json) AS g(request_id uuid, tenant_id text, key_id text, model text, action text,
+    outcome text, code text, http_status smallint, rule_id text, licence_id text, licence_version int, epoch bigint,
+    instance_id text, opened_at bigint, audit_record text) ORDER BY request_id
+), told AS (
+  INSERT INTO audit_pending (tenant_id, request_id, record) SELECT tenant_id, request_id, audit_record FROM given
+)
+INSERT INTO journal (request_id, tenant_id, key_id, model, action, outcome, code, http_status, rule_id, licence_id,
+  licence_version, epoch, instance_id, state, opened_at, settled_at)
+SELECT request_id, tenant_id, key_id, model, action, outcome, code, http_status, rule_id, licence_id, licence_version,
+  epoch, instance_id, 'voided', from_micros(opened_at), from_micros(opened_at)
+FROM given
+"""
+
+_COUNT_REFUSALS = """
+INSERT INTO refusal_count (bucket, tenant_id, code, origin, n)
+SELECT from_micros(bucket), tenant_id, code, origin, n
+FROM json_to_recordset($1::json) AS g(bucket bigint, tenant_id text, code text, origin text, n bigint)
+ORDER BY bucket, tenant_id, code, origin
+ON CONFLICT (bucket, tenant_id, code, origin) DO UPDATE SET n = refusal_count.n + excluded.n
+"""
+
+_DEAD = "INSERT INTO settle_dead (request_id, settlement, error) VALUES ($1::text::uuid, $2::jsonb, $3)"
+
+
+@dataclass(frozen=True, slots=True)
+class Mark:
+    """Progress of a stream: its first byte is about to leave, or its cumulative usage so far."""
+
+    request_id: str
+    attempt: int
+    first_byte: bool
+    usage: Usage
+    at: int
+
+
+@dataclass(frozen=True, slots=True)
+class RefusalCount:
+    """Refusals that got no row of their own: `n` of one code in the bucket that starts at `bucket` (microseconds)."""
+
+    bucket: int
+    tenant_id: str
+    code: str
+    origin: str
+    n: int
+
+
+def _json(rows: Sequence[object]) -> str:
+    return msgspec.json.encode(rows).decode()
+
+
+class Journal:
+    """Writes the journal of one process. Every method's future resolves when the row is stored."""
+
+    def __init__(self, dsn: str) -> None:
+        self._open_link = Link(dsn)
+        self._settle_link = Link(dsn)
+        self._mark_link = Link(dsn, synchronous=False)
+        self._refuse_link = Link(dsn, synchronous=False)
+        self.opens: GroupCommit[OpenRow] = GroupCommit(self._store_opens)
+        self.marks: GroupCommit[Mark] = GroupCommit(self._store_marks)
+        self.settlements: GroupCommit[Settlement] = GroupCommit(self._store_settlements)
+        self.refusals: GroupCommit[Refusal] = GroupCommit(self._store_refusals)
+
+    async def close(self) -> None:
+        """Store what is queued, then close the connections."""
+        for queue in (self.opens, self.marks, self.settlements, self.refusals):
+            await queue.close()
+        for link in (self._open_link, self._settle_link, self._mark_link, self._refuse_link):
+            await link.close()
+
+    async def count_refusals(self, counts: Sequence[RefusalCount]) -> None:
+        """Add to the exact counts of refusals without a row."""
+        await self._refuse_link.fetch(_COUNT_REFUSALS, _json(counts))
+
+    async def bury(self, settlement: Settlement, error: str) -> None:
+        """Keep a settlement that the database refuses, for a person to look at."""
+        _LOG.critical("settlement of %s refused by the database: %s", settlement.request_id, error)
+        await self._settle_link.fetch(
+            _DEAD, settlement.request_id, msgspec.json.encode(settlement).decode(), error[:500]
+        )
+
+    async def _store_opens(self, rows: Sequence[OpenRow]) -> None:
+        await self._open_link.fetch(_OPEN, _json(rows))
+
+    async def _store_marks(self, marks: Sequence[Mark]) -> None:
+        latest = {(mark.request_id, mark.first_byte): mark for mark in marks}
+        await self._mark_link.fetch(_MARK, _json(list(latest.values())))
+
+    async def _store_settlements(self, settlements: Sequence[Settlement]) -> None:
+        await self._settle_link.fetch(SETTLE, _json(settlements))
+
+    async def _store_refusals(self, refusals: Sequence[Refusal]) -> None:
+        await self._refuse_link.fetch(_REFUSE, _json(refusals))

@@ -1,0 +1,72 @@
+"""One PostgreSQL connection that comes back by itself. Writers own theirs, so no pool is locked per request."""
+
+import asyncio
+import logging
+from typing import Any
+
+import asyncpg
+
+_LOG = logging.getLogger(__name__)
+
+CONNECT_S_MAX = 2.0
+COMMAND_S_MAX = 10.0
+
+
+class StoreUnavailable(OSError):
+    """PostgreSQL cannot be reached or did not answer in time."""
+
+
+class Link:
+    """A connection opened on first use and again after it broke. One statement at a time.
+
+    `synchronous` False trades the flush to disk for latency: what is written survives the death of every process but
+    PostgreSQL's own host (PostgreSQL manual, "Asynchronous Commit").
+    """
+
+    def __init__(self, dsn: str, *, synchronous: bool = True) -> None:
+        self._dsn = dsn
+        self._settings = {
+            "application_name": "sekisho",
+            "role": "sekisho_app",
+            "synchronous_commit": "on" if synchronous else "off",
+            "timezone": "UTC",
+            "jit": "off",
+            # Batches of ids against a partitioned table: the index is always right, whatever the statistics say.
+            "enable_seqscan": "off",
+            "enable_hashjoin": "off",
+            "enable_mergejoin": "off",
+        }
+        self._connection: Any = None
+        self._lock = asyncio.Lock()
+
+    async def fetch(self, query: str, *arguments: object) -> list[Any]:
+        """Run one statement. Raises `StoreUnavailable` when the server is away, `asyncpg.PostgresError` otherwise."""
+        async with self._lock:
+            try:
+                connection = self._connection
+                if connection is None or connection.is_closed():
+                    connection = self._connection = await asyncpg.connect(
+                        self._dsn, timeout=CONNECT_S_MAX, command_timeout=COMMAND_S_MAX, server_settings=self._settings
+                    )
+                rows: list[Any] = await connection.fetch(query, *arguments)
+            except (OSError, asyncpg.PostgresConnectionError, asyncpg.InterfaceError, asyncpg.CannotConnectNowError,
+                    asyncpg.TooManyConnectionsError, asyncpg.AdminShutdownError) as error:  # fmt: skip
+                await self._drop()
+                raise StoreUnavailable(repr(error)) from error
+            except (TimeoutError, asyncio.CancelledError):
+                await self._drop()  # the answer may still come: this connection can no longer be trusted
+                raise
+            return rows
+
+    async def close(self) -> None:
+        """Close the connection; a later `fetch` opens it again."""
+        async with self._lock:
+            if self._connection is not None and not self._connection.is_closed():
+                await self._connection.close(timeout=CONNECT_S_MAX)
+            self._connection = None
+
+    async def _drop(self) -> None:
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            _LOG.warning("database connection dropped")
+            connection.terminate()

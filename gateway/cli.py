@@ -1,0 +1,77 @@
+"""`sekisho`: one command for operators. Exit codes: 0 good, 1 checked and bad, 2 usage error or could not check."""
+
+import argparse
+import asyncio
+import logging
+import sys
+
+from gateway import settings as settings_module
+from gateway.settings import SettingsError
+from gateway.tenancy import commands as tenancy_commands
+from gateway.up import command as up_command
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run the command line `arguments` (of the process by default); returns the exit code."""
+    options = _parser().parse_args(arguments)
+    logging.basicConfig(level=options.log_level, format="%(asctime)s %(levelname)s %(name)s %(message)s")
+    try:
+        code: int = options.run(options)
+    except (SettingsError, OSError) as error:
+        print(f"sekisho: {error}", file=sys.stderr)
+        return 2
+    return code
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="sekisho", description="Sekisho, the managed inference gateway.")
+    _add_common(parser, data_dir=None, log_level="INFO")
+    common = argparse.ArgumentParser(add_help=False)  # the same options after the command
+    _add_common(common, data_dir=argparse.SUPPRESS, log_level=argparse.SUPPRESS)
+    parents = [common]
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    gateway = commands.add_parser("gateway", help="serve the data plane", parents=parents)
+    gateway.add_argument("--host", default="127.0.0.1")
+    gateway.add_argument("--port", type=int, default=8080)
+    gateway.add_argument("--ops-port", type=int, default=8081)
+    gateway.set_defaults(run=_gateway)
+    worker = commands.add_parser("worker", help="recover, sweep, keep partitions", parents=parents)
+    worker.set_defaults(run=_worker)
+    migrate = commands.add_parser("migrate", help="bring the database to the newest revision", parents=parents)
+    migrate.add_argument("--revision", default="head")
+    migrate.set_defaults(run=_migrate)
+    tenancy_commands.register(commands, parents)
+    up_command.register(commands)
+    return parser
+
+
+def _add_common(parser: argparse.ArgumentParser, *, data_dir: str | None, log_level: str) -> None:
+    parser.add_argument("--data-dir", default=data_dir, help="data folder (SEKISHO_DATA_DIR, else ./.sekisho)")
+    parser.add_argument("--log-level", default=log_level, choices=("DEBUG", "INFO", "WARNING", "ERROR"))
+
+
+def _settings(options: argparse.Namespace) -> settings_module.Settings:
+    return settings_module.load(settings_module.data_dir_of(options.data_dir))
+
+
+def _gateway(options: argparse.Namespace) -> int:
+    from gateway.serve import serve
+
+    return serve(_settings(options), options.host, options.port, options.ops_port)
+
+
+def _worker(options: argparse.Namespace) -> int:
+    from gateway.worker import work
+
+    return work(_settings(options))
+
+
+def _migrate(options: argparse.Namespace) -> int:
+    from gateway.migrations.run import migrate
+
+    asyncio.run(migrate(_settings(options).database_url, options.revision))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,1 @@
+"""The HTTP edge: protocol, dialects, and the one pipeline that every request walks."""

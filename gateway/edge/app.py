@@ -1,0 +1,139 @@
+"""The ASGI applications: the data plane (`/v1/…`) and the operations port. Every route but health is authenticated."""
+
+from collections.abc import Awaitable, Callable
+from datetime import UTC, datetime
+from typing import Any
+
+import msgspec
+from fastapi import FastAPI
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route as HttpRoute
+from starlette.types import Receive, Scope, Send
+
+from gateway.edge.exchange import Exchange
+from gateway.edge.headers import response_headers
+from gateway.edge.inbound import Inbound
+from gateway.edge.openai import error_body
+from gateway.edge.pipeline import ROUTES, Pipeline, Route
+from gateway.edge.usage import usage_answer
+from gateway.faults import Fault, language_of
+from gateway.licensing.decide import models_of
+from gateway.process import Gateway
+
+
+class ModelCall:
+    """ASGI endpoint of one route that a model answers."""
+
+    def __init__(self, pipeline: Pipeline, route: Route) -> None:
+        self._pipeline = pipeline
+        self._route = route
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one request."""
+        await self._pipeline.serve(Inbound(scope, receive, send), self._route)
+
+
+Query = Callable[[Exchange, Request], Awaitable[Any]]
+
+
+class TenantQuery:
+    """ASGI endpoint that answers a tenant's question about itself from `query`, as JSON."""
+
+    def __init__(self, gateway: Gateway, query: Query) -> None:
+        self._gateway = gateway
+        self._query = query
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Identify the caller, then answer."""
+        inbound = Inbound(scope, receive, send)
+        exchange = Exchange("query", self._gateway.instance_id, origin=inbound.origin)
+        try:
+            self._gateway.pipeline.identify(exchange, inbound)
+            answer = msgspec.json.encode(await self._query(exchange, Request(scope, receive)))
+        except Fault as fault:
+            exchange.fail(fault)
+            self._gateway.settler.conclude(exchange)
+            await inbound.refuse(fault, exchange.request_id, response_headers(exchange, inbound))
+            return
+        await inbound.respond(200, response_headers(exchange, inbound), answer)
+
+
+def data_app(gateway: Gateway) -> FastAPI:
+    """The data plane."""
+    app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None, exception_handlers={HTTPException: _http_error})
+    for path, route in ROUTES.items():
+        app.router.routes.append(HttpRoute(path, ModelCall(gateway.pipeline, route), methods=["POST"]))
+    queries: dict[str, Query] = {
+        "/v1/models": _models,
+        "/v1/models/{model:path}": _model,
+        "/v1/usage": gateway_usage(gateway),
+    }
+    for path, query in queries.items():
+        app.router.routes.append(HttpRoute(path, TenantQuery(gateway, query), methods=["GET"]))
+    _add_health(app, gateway)
+    return app
+
+
+def operations_app(gateway: Gateway) -> FastAPI:
+    """Health for the operator's port."""
+    app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None, exception_handlers={HTTPException: _http_error})
+    _add_health(app, gateway)
+    return app
+
+
+def gateway_usage(gateway: Gateway) -> Query:
+    """`GET /v1/usage` of the calling tenant."""
+
+    async def query(exchange: Exchange, request: Request) -> Any:
+        return await usage_answer(gateway.queries, exchange, request.query_params, datetime.now(UTC))
+
+    return query
+
+
+async def _models(exchange: Exchange, _request: Request) -> dict[str, object]:
+    return {"object": "list", "data": [_card(exchange, model) for model in _visible(exchange)]}
+
+
+async def _model(exchange: Exchange, request: Request) -> dict[str, object]:
+    model = request.path_params["model"]
+    if model not in _visible(exchange):
+        raise Fault("model_not_found", param="model")
+    return _card(exchange, model)
+
+
+def _visible(exchange: Exchange) -> list[str]:
+    snapshot, tenant = exchange.snapshot, exchange.tenant
+    assert tenant is not None
+    licensed = models_of(snapshot.licences, tenant.tenant_id, exchange.opened_at)
+    return [model for model in licensed if model in snapshot.upstreams]
+
+
+def _card(exchange: Exchange, model: str) -> dict[str, object]:
+    created = exchange.snapshot.upstreams[model][0].created_at // 1_000_000
+    return {"id": model, "object": "model", "created": created, "owned_by": "sekisho"}
+
+
+def _add_health(app: FastAPI, gateway: Gateway) -> None:
+    async def healthz() -> Response:
+        return Response('{"status":"ok"}', media_type="application/json")
+
+    async def readyz() -> Response:
+        problem = await gateway.unready()
+        body = msgspec.json.encode({"status": "ready"} if problem is None else {"status": "not ready", "why": problem})
+        return Response(body, 200 if problem is None else 503, media_type="application/json")
+
+    app.get("/healthz")(healthz)
+    app.get("/readyz")(readyz)
+
+
+async def _http_error(request: Request, error: Exception) -> Response:
+    """Starlette's own 404 and 405 in the dialect of all our errors."""
+    status = error.status_code if isinstance(error, HTTPException) else 500
+    code = {404: "route_not_found", 405: "method_not_allowed"}.get(status, "internal")
+    fault = Fault(code)
+    body = error_body(fault, language_of(request.headers.get("accept-language", "")), "")
+    return Response(
+        body, fault.code.status, {"x-sekisho-outcome": fault.code.outcome.value}, media_type="application/json"
+    )

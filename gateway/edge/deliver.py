@@ -1,0 +1,159 @@
+"""Delivery: the engine's answer, cleaned, counted, and sent on as it comes; nothing leaves before its journal row."""
+
+import asyncio
+from dataclasses import dataclass
+from typing import Any
+
+import msgspec
+
+from billing.journal import Journal, Mark
+from billing.types import Outcome
+from gateway.clock import now_us
+from gateway.edge.dispatch import Begun
+from gateway.edge.exchange import Exchange
+from gateway.edge.headers import response_headers
+from gateway.edge.inbound import Inbound
+from gateway.edge.meter import StreamMeter, usage_of
+from gateway.edge.openai import DONE, KEEP_ALIVE, event, public_usage, scrub
+from gateway.edge.progress import Progress
+from gateway.edge.settle import Settler
+from gateway.faults import Fault
+from gateway.upstreams.client import Answer, Broken, Timeouts
+
+KEEP_ALIVE_S = 15.0
+OPEN_S_MAX = 5.0
+
+
+@dataclass(frozen=True, slots=True)
+class Delivery:
+    """Sends answers to clients."""
+
+    journal: Journal
+    progress: Progress
+    settler: Settler
+    timeouts: Timeouts
+
+    async def deliver(self, exchange: Exchange, begun: Begun, inbound: Inbound) -> None:
+        """Send the answer on. Raises `Fault` for a failure; after the first byte the caller sees it as an event."""
+        await self._durable(exchange)
+        if begun.events is None:
+            await self._whole(exchange, begun.body, inbound)
+            return
+        try:
+            async with asyncio.timeout(self.timeouts.total_s):
+                await self._stream(exchange, begun.answer, begun.events, inbound)
+        except TimeoutError:
+            raise Fault("upstream_timeout", phase="total") from None
+        finally:
+            begun.answer.abort()  # no effect on an answer that was read to its end
+
+    async def _durable(self, exchange: Exchange) -> None:
+        assert exchange.opened is not None
+        try:
+            async with asyncio.timeout(OPEN_S_MAX):
+                await asyncio.shield(exchange.opened)
+        except Exception as error:
+            raise Fault("store_unavailable", retry_after_s=1, internal=f"open row: {error!r}") from error
+
+    async def _whole(self, exchange: Exchange, body: bytes, inbound: Inbound) -> None:
+        assert exchange.call is not None
+        try:
+            answer = msgspec.json.decode(body)
+            usage = usage_of(answer["usage"])
+            clean = scrub(answer, _answer_id(exchange), exchange.model)
+            clean["usage"] = public_usage(answer["usage"])
+            exchange.finish_reason = str(clean["choices"][0].get("finish_reason") or "")
+        except (msgspec.DecodeError, ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
+            raise Fault("upstream_failed", internal=f"answer: {error!r}") from error
+        exchange.count(usage, "engine")
+        exchange.first_byte_at = now_us()
+        exchange.outcome = Outcome.COMPLETED
+        await self.settler.settle_before_answer(exchange)
+        await inbound.respond(200, response_headers(exchange, inbound), msgspec.json.encode(clean))
+
+    async def _stream(self, exchange: Exchange, answer: Answer, events: list[bytes] | None, inbound: Inbound) -> None:
+        assert exchange.call is not None
+        meter = exchange.meter = StreamMeter(exchange.call.choices)
+        chunks = Chunks(exchange, meter)
+        first = chunks.translate(events or [])
+        exchange.first_byte_at = now_us()
+        await self.journal.marks.put(
+            Mark(exchange.request_id, exchange.attempt, True, meter.usage(), exchange.first_byte_at)
+        )
+        await inbound.start(200, response_headers(exchange, inbound))
+        await inbound.write(first)
+        while not chunks.done:
+            events = await self._next(answer, inbound)
+            if events is None:
+                raise Fault("upstream_failed", internal="stream ended without [DONE]")
+            part = chunks.translate(events)
+            if meter.seen:
+                self.progress.note(exchange.request_id, exchange.attempt, meter.usage())
+            if part:
+                await inbound.write(part)
+        exchange.outcome = Outcome.COMPLETED
+
+    async def _next(self, answer: Answer, inbound: Inbound) -> list[bytes] | None:
+        silent_s = 0.0
+        while silent_s < self.timeouts.idle_s:
+            wait_s = min(KEEP_ALIVE_S, self.timeouts.idle_s - silent_s)
+            try:
+                async with asyncio.timeout(wait_s):
+                    return await answer.events()
+            except TimeoutError:
+                silent_s += wait_s
+                await inbound.write(KEEP_ALIVE)
+            except Broken as error:
+                raise Fault("upstream_failed", internal=str(error)) from error
+        raise Fault("upstream_timeout", phase="idle")
+
+
+class Chunks:
+    """Translates an engine's events into what this client asked for."""
+
+    def __init__(self, exchange: Exchange, meter: StreamMeter) -> None:
+        assert exchange.call is not None
+        self._exchange = exchange
+        self._meter = meter
+        self._include_usage = exchange.call.include_usage
+        self._answer_id = _answer_id(exchange)
+        self.done = False
+
+    def translate(self, events: list[bytes]) -> bytes:
+        """The client's bytes for these events; empty when all of them were for us only.
+
+        Raises `Fault("upstream_failed")` for an event that is no chunk.
+        """
+        parts = []
+        for data in events:
+            if data == b"[DONE]":
+                self.done = True
+                parts.append(DONE)
+                break
+            try:
+                chunk = msgspec.json.decode(data)
+                parts.append(self._chunk(chunk))
+            except (msgspec.DecodeError, ValueError, KeyError, TypeError, AttributeError) as error:
+                raise Fault("upstream_failed", internal=f"chunk: {error!r}: {data[:200]!r}") from error
+        return b"".join(parts)
+
+    def _chunk(self, chunk: dict[str, Any]) -> bytes:
+        self._meter.add(chunk)
+        if not chunk["choices"]:
+            if not self._include_usage or not chunk.get("usage"):
+                return b""
+            clean = scrub(chunk, self._answer_id, self._exchange.model)
+            clean["usage"] = public_usage(chunk["usage"])
+            return event(clean)
+        clean = scrub(chunk, self._answer_id, self._exchange.model)
+        clean.pop("usage", None)
+        if self._include_usage:
+            clean["usage"] = None
+        for choice in clean["choices"]:
+            if choice.get("finish_reason"):
+                self._exchange.finish_reason = str(choice["finish_reason"])
+        return event(clean)
+
+
+def _answer_id(exchange: Exchange) -> str:
+    return f"{'chatcmpl' if exchange.action == 'chat' else 'cmpl'}-{exchange.request_id}"

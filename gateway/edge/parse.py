@@ -1,0 +1,170 @@
+"""From the bytes of a body to a validated call, its upper bound in tokens, and the form that is sent upstream.
+
+What is judged is what is sent: the upstream's body is made from the parsed tree, never from the client's bytes.
+"""
+
+import re
+from dataclasses import dataclass
+from typing import Any
+
+import jiter
+import msgspec
+
+from gateway.edge import requests
+from gateway.edge.estimate import chat_bound, completion_bound, prompt_count
+from gateway.faults import Fault
+from gateway.upstreams.types import Profile
+
+MESSAGES_MAX = 4_096
+PROMPTS_MAX = 512
+NESTING_MAX = 200
+_STREAM_OPTIONS = {"include_usage": True, "continuous_usage_stats": True}
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """A validated request. Bounds in tokens: no engine's count can exceed them.
+
+    `choices` is the number of answers per prompt, `body` what the engine gets (without its own model name).
+    """
+
+    stream: bool
+    include_usage: bool
+    choices: int
+    max_tokens: int
+    prompt_bound: int
+    completion_bound: int
+    body: dict[str, Any]
+
+
+def parse_json(raw: bytes) -> dict[str, Any]:
+    """One JSON object (RFC 8259) without duplicate keys, lone surrogates, NaN or deep nesting.
+
+    Raises `Fault` with `invalid_json`, `duplicate_key`, `nesting_too_deep` or `invalid_type`.
+    """
+    try:
+        tree = jiter.from_json(raw, allow_inf_nan=False, catch_duplicate_keys=True, cache_mode="keys")
+    except ValueError as error:
+        raise _json_fault(str(error)) from None
+    if not isinstance(tree, dict):
+        raise Fault("invalid_type", detail="expected an object")
+    return tree
+
+
+def model_of(tree: dict[str, Any]) -> str:
+    """The model that the body names. Raises `Fault` with `missing_parameter` or `invalid_type`."""
+    model = tree.get("model")
+    if model is None:
+        raise Fault("missing_parameter", param="model")
+    if not isinstance(model, str):
+        raise Fault("invalid_type", param="model", detail="expected str")
+    return model
+
+
+def chat_call(tree: dict[str, Any], profile: Profile) -> Call:
+    """A chat completion, validated against `profile`. Raises `Fault` naming the field."""
+    messages = tree.get("messages")
+    if isinstance(messages, list) and not 0 < len(messages) <= MESSAGES_MAX:
+        raise Fault("invalid_value", param="messages", detail=f"1 to {MESSAGES_MAX} messages")
+    request, extra = _validated(tree, requests.ChatRequest, profile)
+    if request.stream_options is not None and not request.stream:
+        raise Fault("invalid_value", param="stream_options", detail="only with stream: true")
+    prompt_bound = chat_bound(request, profile)
+    choices = request.n or 1
+    asked = request.max_completion_tokens or request.max_tokens
+    return _call(tree, requests.PASSED_CHAT, extra, request, profile, prompt_bound, choices, choices, asked)
+
+
+def completion_call(tree: dict[str, Any], profile: Profile) -> Call:
+    """A completion, validated against `profile`. Raises `Fault` naming the field."""
+    prompt = tree.get("prompt")
+    if isinstance(prompt, list) and not prompt:
+        raise Fault("invalid_value", param="prompt", detail="at least one prompt")
+    request, extra = _validated(tree, requests.CompletionRequest, profile)
+    if request.stream_options is not None and not request.stream:
+        raise Fault("invalid_value", param="stream_options", detail="only with stream: true")
+    choices = request.n or 1
+    if request.best_of is not None and request.best_of < choices:
+        raise Fault("invalid_value", param="best_of", detail="not smaller than n")
+    prompts = prompt_count(request.prompt)
+    if prompts > PROMPTS_MAX:
+        raise Fault("invalid_value", param="prompt", detail=f"at most {PROMPTS_MAX} prompts")
+    prompt_bound = completion_bound(request.prompt, profile)
+    generated = max(choices, request.best_of or 1) * prompts
+    return _call(
+        tree, requests.PASSED_COMPLETION, extra, request, profile, prompt_bound, choices, generated, request.max_tokens
+    )
+
+
+def _call(
+    tree: dict[str, Any],
+    passed: frozenset[str],
+    extra: dict[str, Any],
+    request: requests.ChatRequest | requests.CompletionRequest,
+    profile: Profile,
+    prompt_bound: int,
+    choices: int,
+    generated: int,
+    asked: int | None,
+) -> Call:
+    room = max(1, profile.context_tokens - prompt_bound)
+    max_tokens = min(asked or room, profile.max_output_tokens)
+    body = {name: value for name, value in tree.items() if name in passed and value is not None}
+    body.update(extra)
+    body["max_tokens"] = max_tokens
+    stream = bool(request.stream)
+    if stream:
+        body["stream"] = True
+        body["stream_options"] = _STREAM_OPTIONS
+    options = request.stream_options
+    return Call(
+        stream=stream,
+        include_usage=bool(options is not None and options.include_usage),
+        choices=choices,
+        max_tokens=max_tokens,
+        prompt_bound=prompt_bound,
+        completion_bound=max_tokens * generated,
+        body=body,
+    )
+
+
+def _validated(tree: dict[str, Any], form: type[Any], profile: Profile) -> tuple[Any, dict[str, Any]]:
+    extra: dict[str, Any] = {}
+    if profile.extra_params:
+        extra = {name: tree[name] for name in profile.extra_params if name in tree}
+        tree = {name: value for name, value in tree.items() if name not in extra}
+    try:
+        return msgspec.convert(tree, form), extra
+    except msgspec.ValidationError as error:
+        raise _field_fault(str(error)) from None
+
+
+_UNKNOWN = re.compile(r"Object contains unknown field `(?P<name>.*?)`(?: - at `\$\.?(?P<path>.*)`)?$", re.DOTALL)
+_MISSING = re.compile(r"Object missing required field `(?P<name>.*?)`(?: - at `\$\.?(?P<path>.*)`)?$", re.DOTALL)
+_OTHER = re.compile(r"(?P<detail>.*?)(?: - at `(?:key in )?\$\.?(?P<path>.*)`)?$", re.DOTALL)
+_WRONG_TYPE = re.compile(r"Expected `[^`]*`, got `")
+PARAM_CHARS_MAX = 200
+
+
+def _field_fault(message: str) -> Fault:
+    for pattern, code in ((_UNKNOWN, "unknown_parameter"), (_MISSING, "missing_parameter")):
+        found = pattern.match(message)
+        if found:
+            path = ".".join(part for part in (found["path"], found["name"]) if part)
+            return Fault(code, param=path[:PARAM_CHARS_MAX])
+    found = _OTHER.match(message)
+    path, detail = (found["path"] or "", found["detail"]) if found else ("", message)
+    code = "invalid_type" if _WRONG_TYPE.match(message) else "invalid_value"
+    return Fault(code, param=path[:PARAM_CHARS_MAX] or None, detail=detail.replace("`", "")[:PARAM_CHARS_MAX])
+
+
+_DUPLICATE = re.compile(r'Detected duplicate key "(?P<key>.*)" at line', re.DOTALL)
+
+
+def _json_fault(message: str) -> Fault:
+    duplicate = _DUPLICATE.match(message)
+    if duplicate:
+        return Fault("duplicate_key", param=duplicate["key"][:PARAM_CHARS_MAX])
+    if message.startswith("recursion limit"):
+        return Fault("nesting_too_deep", limit=NESTING_MAX)
+    return Fault("invalid_json", detail=message[:PARAM_CHARS_MAX])

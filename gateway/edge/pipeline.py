@@ -1,0 +1,147 @@
+"""The whole way of one request, in order. Each stage is a method of its own file's part; this file only walks it."""
+
+import asyncio
+import logging
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from billing.journal import Journal
+from billing.rating import upper_bound
+from gateway.edge.deliver import Delivery
+from gateway.edge.dispatch import Dispatcher
+from gateway.edge.exchange import Exchange
+from gateway.edge.headers import response_headers
+from gateway.edge.inbound import ClientGone, Inbound
+from gateway.edge.openai import error_body
+from gateway.edge.parse import Call, chat_call, completion_call, model_of, parse_json
+from gateway.edge.settle import Settler
+from gateway.faults import Fault
+from gateway.identity.keys import Pepper
+from gateway.identity.service import identify
+from gateway.licensing.decide import decide
+from gateway.limits.holds import Holds, period_of
+from gateway.tenancy.watch import SnapshotWatch
+from gateway.upstreams.types import Profile
+
+_LOG = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Route:
+    """What differs between the routes: the licensed action, the upstream's path, the form of the body."""
+
+    action: str
+    path: str
+    parse: Callable[[dict[str, Any], Profile], Call]
+
+
+ROUTES: Mapping[str, Route] = {
+    "/v1/chat/completions": Route("chat", "/chat/completions", chat_call),
+    "/v1/completions": Route("completion", "/completions", completion_call),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Pipeline:
+    """The stages' tools, shared by all requests of a process."""
+
+    instance_id: str
+    watch: SnapshotWatch
+    peppers: Mapping[str, Pepper]
+    holds: Holds
+    journal: Journal
+    dispatcher: Dispatcher
+    delivery: Delivery
+    settler: Settler
+
+    async def serve(self, inbound: Inbound, route: Route) -> None:
+        """Walk one request from its headers to its settlement. Raises nothing: every end is an outcome."""
+        exchange = Exchange(route.action, self.instance_id, origin=inbound.origin)
+        try:
+            self.identify(exchange, inbound)
+            tree = parse_json(await inbound.body())
+            self.license(exchange, tree)
+            self.read(exchange, tree, route)
+            await self.reserve(exchange)
+            self.open(exchange)
+            inbound.watch()
+            answer = await self.dispatcher.dispatch(exchange, route.path)
+            await self.delivery.deliver(exchange, answer, inbound)
+        except Fault as fault:
+            exchange.fail(fault)
+        except ClientGone:
+            exchange.fail(Fault("client_gone"))
+        except asyncio.CancelledError:
+            exchange.fail(Fault("client_gone" if inbound.gone else "shutting_down"))
+        except Exception as error:
+            _LOG.exception("request %s failed", exchange.request_id)
+            exchange.fail(Fault("internal", internal=repr(error)))
+        finally:
+            inbound.unwatch()
+        await self.conclude(exchange, inbound)
+
+    def identify(self, exchange: Exchange, inbound: Inbound) -> None:
+        """Who is asking."""
+        snapshot = exchange.snapshot = self.watch.current()
+        principal = identify(inbound.header(b"authorization"), snapshot.keys, self.peppers, exchange.opened_at)
+        exchange.principal = principal
+        exchange.tenant = snapshot.tenants[principal.tenant_id]
+
+    def license(self, exchange: Exchange, tree: dict[str, Any]) -> None:
+        """Whether this tenant may do this with this model."""
+        snapshot, tenant = exchange.snapshot, exchange.tenant
+        model = model_of(tree)
+        assert tenant is not None
+        decision = decide(snapshot.licences, tenant.tenant_id, model, exchange.action, exchange.opened_at)
+        upstreams = snapshot.upstreams.get(model)
+        if decision.grant is None or not upstreams:
+            raise Fault("model_not_found", param="model")
+        exchange.model, exchange.grant, exchange.upstream = model, decision.grant, upstreams[0]
+        if not decision.allowed:
+            raise Fault(
+                decision.refusal, rule=decision.grant.rule_id, licence=decision.grant.licence, action=exchange.action
+            )
+        exchange.card = snapshot.rate_card(model, exchange.opened_at)
+
+    def read(self, exchange: Exchange, tree: dict[str, Any], route: Route) -> None:
+        """What exactly is asked, and how much it can cost at most."""
+        assert exchange.upstream is not None
+        exchange.call = route.parse(tree, exchange.upstream.profile)
+
+    async def reserve(self, exchange: Exchange) -> None:
+        """Set aside the most that the request can use."""
+        call, card, tenant = exchange.call, exchange.card, exchange.tenant
+        assert call is not None and card is not None and tenant is not None
+        exchange.hold = await self.holds.reserve(
+            exchange.request_id,
+            tenant,
+            period_of(exchange.opened_at, tenant.zone),
+            call.prompt_bound + call.completion_bound,
+            upper_bound(call.prompt_bound, call.completion_bound, card),
+            self.instance_id,
+        )
+
+    def open(self, exchange: Exchange) -> None:
+        """Begin the journal row; `deliver` waits for it to be durable before the first byte leaves."""
+        exchange.opened = self.journal.opens.put(exchange.open_row())
+
+    async def conclude(self, exchange: Exchange, inbound: Inbound) -> None:
+        """Settle, and tell the client how it ended. A stream's body ends only when its settlement stands."""
+        settling = self.settler.conclude(exchange)
+        try:
+            if exchange.fault is not None and not inbound.gone:
+                await self.tell(exchange, exchange.fault, inbound)
+            if inbound.started and not inbound.ended and not inbound.gone:
+                await asyncio.shield(settling)
+                await inbound.end()
+        except (ClientGone, asyncio.CancelledError):
+            return  # the settlement goes on without the client
+
+    async def tell(self, exchange: Exchange, fault: Fault, inbound: Inbound) -> None:
+        """The error: as a response when none was begun, else as the stream's last event."""
+        if not inbound.started:
+            await inbound.refuse(fault, exchange.request_id, response_headers(exchange, inbound))
+        elif not inbound.ended:
+            body = error_body(fault, inbound.language, exchange.request_id)
+            await inbound.write(b"data: " + body + b"\n\n")

@@ -1,0 +1,119 @@
+"""Settlement, on tasks of its own that a client who leaves cannot cancel: journal and ledger first, then the hold."""
+
+import asyncio
+import logging
+
+from asyncpg import PostgresError
+
+from billing.journal import Journal
+from billing.types import Outcome, Settlement, Usage
+from gateway.edge.exchange import Exchange
+from gateway.edge.progress import Progress
+from gateway.edge.refusals import Refusals
+from gateway.faults import Fault
+from gateway.limits.holds import Holds, Release
+from gateway.upstreams.witness import Witness
+
+_LOG = logging.getLogger(__name__)
+
+ANSWER_WAITS_S_MAX = 5.0
+WITNESS_WAIT_S_MAX = 2.0
+RETRY_S_MIN = 0.05
+RETRY_S_MAX = 5.0
+
+
+class Settler:
+    """Concludes exchanges. Every settlement runs in a tracked task; `drain` waits for all of them."""
+
+    def __init__(
+        self, journal: Journal, holds: Holds, progress: Progress, refusals: Refusals, witness: Witness
+    ) -> None:
+        self._journal = journal
+        self._holds = holds
+        self._progress = progress
+        self._refusals = refusals
+        self._witness = witness
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    def conclude(self, exchange: Exchange) -> "asyncio.Task[None]":
+        """The one task that settles `exchange`; asking twice gives the same task."""
+        if exchange.settling is None:
+            task = asyncio.create_task(self._conclude(exchange))
+            self._tasks.add(task)
+            task.add_done_callback(self._tasks.discard)
+            exchange.settling = task
+        return exchange.settling
+
+    async def settle_before_answer(self, exchange: Exchange) -> None:
+        """Settle an answer that is complete, so that it may be sent.
+
+        Raises `Fault("store_unavailable")` when that takes longer than 5 s: the answer is then not sent, and the
+        settlement that is still being tried says so and charges nothing.
+        """
+        try:
+            async with asyncio.timeout(ANSWER_WAITS_S_MAX):
+                await asyncio.shield(self.conclude(exchange))
+        except TimeoutError:
+            exchange.first_byte_at = None
+            exchange.outcome = None
+            raise Fault("store_unavailable", retry_after_s=1, internal="settlement takes too long") from None
+
+    async def drain(self, limit_s: float) -> int:
+        """Wait for running settlements, `limit_s` at most; returns how many did not finish (the worker's recovery
+        settles those)."""
+        if self._tasks:
+            await asyncio.wait(self._tasks, timeout=limit_s)
+        return len(self._tasks)
+
+    async def _conclude(self, exchange: Exchange) -> None:
+        if exchange.opened is None:
+            self._refusals.note(exchange)
+            await self._release(exchange, Usage(), 0)
+            return
+        await asyncio.wait([exchange.opened])
+        self._progress.forget(exchange.request_id)
+        await self._count(exchange)
+        settlement = await self._store(exchange)
+        await self._release(exchange, settlement.usage, settlement.micro_yen)
+
+    async def _count(self, exchange: Exchange) -> None:
+        """The engine's last word on a stream: its own record when the client left, else what its chunks said."""
+        if exchange.first_byte_at is None or exchange.source != "none":
+            return
+        meter = exchange.meter
+        seen = meter is not None and meter.seen
+        if exchange.upstream is not None and (exchange.outcome is Outcome.CLIENT_GONE or not seen):
+            recorded = await self._witness.final(exchange.upstream, exchange.attempt_id, WITNESS_WAIT_S_MAX)
+            if recorded is not None:
+                exchange.count(recorded.usage, "witness")
+                return
+        if meter is not None and seen:
+            exchange.count(meter.usage(), "engine")
+        else:
+            _LOG.error("request %s was delivered and the engine never said how much it used", exchange.request_id)
+
+    async def _store(self, exchange: Exchange) -> Settlement:
+        delay = RETRY_S_MIN
+        while True:
+            settlement = exchange.settlement()
+            try:
+                await self._journal.settlements.put(settlement)
+            except PostgresError as error:
+                await self._journal.bury(settlement, repr(error))
+                return settlement
+            except OSError as error:
+                _LOG.warning("settlement of %s waits for the database: %s", exchange.request_id, error)
+                await asyncio.sleep(delay)
+                delay = min(2 * delay, RETRY_S_MAX)
+            else:
+                return settlement
+
+    async def _release(self, exchange: Exchange, usage: Usage, micro_yen: int) -> None:
+        hold = exchange.hold
+        if hold is None:
+            return
+        release = Release(hold.request_id, hold.tenant_id, hold.period, usage.total, micro_yen)
+        try:
+            await self._holds.releases.put(release)
+        except Exception as error:
+            _LOG.warning("hold of %s is left to the worker's sweep: %r", exchange.request_id, error)

@@ -1,0 +1,49 @@
+"""A process says every second that it lives; the worker finishes the work of those that stopped saying so."""
+
+import asyncio
+import logging
+
+from asyncpg import PostgresError
+
+from billing.link import Link
+
+_LOG = logging.getLogger(__name__)
+
+BEAT_S = 1.0
+
+_BEAT = """
+INSERT INTO instance (instance_id, kind) VALUES ($1, $2)
+ON CONFLICT (instance_id) DO UPDATE SET heartbeat_at = now()
+"""
+
+
+class Heartbeat:
+    """The `instance` row of one process."""
+
+    def __init__(self, dsn: str, instance_id: str, kind: str) -> None:
+        self._link = Link(dsn, synchronous=False)
+        self._instance_id = instance_id
+        self._kind = kind
+
+    async def beat(self) -> None:
+        """Say it once. Raises `StoreUnavailable`."""
+        await self._link.fetch(_BEAT, self._instance_id, self._kind)
+
+    async def run(self) -> None:
+        """Say it until cancelled."""
+        while True:
+            await asyncio.sleep(BEAT_S)
+            try:
+                await self.beat()
+            except (OSError, PostgresError) as error:
+                _LOG.warning("heartbeat not written: %r", error)
+
+    async def retire(self) -> None:
+        """This process has ended in order: what it left unfinished may be recovered at once."""
+        try:
+            await self._link.fetch(
+                "UPDATE instance SET heartbeat_at = '-infinity' WHERE instance_id = $1", self._instance_id
+            )
+        except (OSError, PostgresError) as error:
+            _LOG.warning("heartbeat not retired: %r", error)
+        await self._link.close()

@@ -1,0 +1,1 @@
+"""What a tenant may do: licence documents, compiled once, decided in microseconds."""

@@ -1,0 +1,220 @@
+"""Holds in Valkey: one round trip to reserve, one pipeline to settle a batch, rebuilt from the journal when unknown.
+
+Counters are exact up to 2^53 (the numbers of Lua): 9·10¹⁵ tokens, or nine thousand million yen, per tenant and month.
+"""
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from importlib import resources
+from typing import Any
+from zoneinfo import ZoneInfo
+
+from redis.asyncio import Redis
+from redis.exceptions import RedisError
+
+from billing.group_commit import GroupCommit
+from billing.link import Link
+from gateway.faults import Fault
+from gateway.tenancy.snapshot import Tenant
+
+_LOG = logging.getLogger(__name__)
+
+VALKEY_S_MAX = 1.0
+RETRY_S = (0.05, 0.2, 0.5, 1.0)
+
+
+@dataclass(frozen=True, slots=True)
+class Hold:
+    """What a request may use at most, and what the tenant's limits leave after it (for `x-ratelimit-*`)."""
+
+    request_id: str
+    tenant_id: str
+    period: str
+    tokens: int
+    micro_yen: int
+    remaining_tokens: int
+    remaining_requests: int
+    reset_s: int
+
+
+@dataclass(frozen=True, slots=True)
+class Release:
+    """The end of a hold: what was used in fact (0 for a request that is charged with nothing)."""
+
+    request_id: str
+    tenant_id: str
+    period: str
+    tokens: int
+    micro_yen: int
+
+
+@dataclass(frozen=True, slots=True)
+class HeldEntry:
+    """A hold as Valkey stores it. `held_at` in seconds since the epoch, by Valkey's clock."""
+
+    request_id: str
+    tenant_id: str
+    period: str
+    instance_id: str
+    held_at: int
+
+
+def period_of(at_us: int, zone: str) -> str:
+    """The calendar month `YYYYMM` of `zone` that the time `at_us` (microseconds since the epoch) falls into."""
+    return datetime.fromtimestamp(at_us / 1_000_000, ZoneInfo(zone)).strftime("%Y%m")
+
+
+def _script(name: str) -> str:
+    return resources.files("gateway.limits").joinpath(name).read_text(encoding="utf-8")
+
+
+def _use_key(tenant_id: str, period: str) -> str:
+    return f"sekisho:use:{tenant_id}:{period}"
+
+
+def _holds_key(tenant_id: str) -> str:
+    return f"sekisho:holds:{tenant_id}"
+
+
+_SEED_USED = """
+SELECT coalesce(sum(prompt_tokens + completion_tokens), 0)::bigint AS tokens,
+  coalesce(sum(micro_yen), 0)::bigint AS micro_yen
+FROM journal WHERE tenant_id = $1 AND period = $2 AND state IN ('settled', 'recovered')
+"""
+_SEED_HELD = """
+SELECT request_id::text AS request_id, held_tokens, held_micro_yen, period, instance_id,
+  extract(epoch FROM opened_at)::bigint AS opened_at
+FROM journal WHERE tenant_id = $1 AND period = $2 AND state IN ('open', 'dispatched', 'streaming')
+"""
+
+
+class Holds:
+    """The limits of all tenants, kept by one process among many; the scripts make each step atomic for all."""
+
+    def __init__(self, valkey_url: str, dsn: str) -> None:
+        self._valkey: Any = Redis.from_url(
+            valkey_url, socket_timeout=VALKEY_S_MAX, socket_connect_timeout=VALKEY_S_MAX, decode_responses=True
+        )
+        self._reserve = self._valkey.register_script(_script("reserve.lua"))
+        self._settle = self._valkey.register_script(_script("settle.lua"))
+        self._seed = self._valkey.register_script(_script("seed.lua"))
+        self._link = Link(dsn)
+        self.releases: GroupCommit[Release] = GroupCommit(self._release_batch)
+
+    async def reserve(
+        self, request_id: str, tenant: Tenant, period: str, tokens: int, micro_yen: int, instance_id: str
+    ) -> Hold:
+        """Set `tokens` and `micro_yen` aside, or raise `Fault` with the limit that refuses.
+
+        Refused only if used + held + asked > limit at the moment the script runs. Raises
+        `Fault("store_unavailable")` when Valkey is away.
+        """
+        keys = [_use_key(tenant.tenant_id, period), _holds_key(tenant.tenant_id), f"sekisho:rate:{tenant.tenant_id}"]
+        limits = tenant.limits
+        arguments: list[str | int] = [
+            request_id, tokens, micro_yen, limits.tokens_month, limits.micro_yen_month, limits.rpm, limits.concurrency,
+            period, instance_id,
+        ]  # fmt: skip
+        try:
+            answer = await self._reserve(keys=keys, args=arguments)
+            if answer[0] == "cold":
+                await self._fill(tenant.tenant_id, period)
+                answer = await self._reserve(keys=keys, args=arguments)
+        except (RedisError, OSError) as error:
+            raise Fault("store_unavailable", retry_after_s=1, internal=f"valkey: {error!r}") from error
+        verdict, left_tokens, left_micro_yen, left_requests, reset_s, _ = answer
+        if verdict != "held":
+            raise _refusal(verdict, tenant, tokens, micro_yen, int(left_tokens), int(left_micro_yen), int(reset_s))
+        return Hold(
+            request_id, tenant.tenant_id, period, tokens, micro_yen, int(left_tokens), int(left_requests), int(reset_s)
+        )
+
+    async def _fill(self, tenant_id: str, period: str) -> None:
+        used = (await self._link.fetch(_SEED_USED, tenant_id, period))[0]
+        held = await self._link.fetch(_SEED_HELD, tenant_id, period)
+        arguments: list[str | int] = [used["tokens"], used["micro_yen"]]
+        for row in held:
+            hold = (
+                f"{row['held_tokens']}:{row['held_micro_yen']}:{row['period']}:{row['instance_id']}:{row['opened_at']}"
+            )
+            arguments += [row["request_id"], hold]
+        await self._seed(keys=[_use_key(tenant_id, period), _holds_key(tenant_id)], args=arguments)
+
+    async def _release_batch(self, releases: Sequence[Release]) -> None:
+        """Ends holds in one round trip. What fails for good is ended by the worker's sweep from the journal."""
+        for delay in (*RETRY_S, None):
+            try:
+                await self._release_once(releases)
+            except (RedisError, OSError) as error:
+                if delay is None:
+                    raise
+                _LOG.warning("holds not released, retrying: %r", error)
+                await asyncio.sleep(delay)
+            else:
+                return
+
+    async def _release_once(self, releases: Sequence[Release]) -> None:
+        if len(releases) == 1:
+            one = releases[0]
+            await self._settle(keys=_release_keys(one), args=_release_arguments(one))
+            return
+        pipeline = self._valkey.pipeline(transaction=False)
+        for release in releases:
+            await self._settle(keys=_release_keys(release), args=_release_arguments(release), client=pipeline)
+        await pipeline.execute()
+
+    async def entries(self) -> AsyncIterator[HeldEntry]:
+        """Every hold there is, for the sweep."""
+        async for key in self._valkey.scan_iter(match="sekisho:holds:*", count=500):
+            tenant_id = key.removeprefix("sekisho:holds:")
+            async for request_id, hold in self._valkey.hscan_iter(key, count=500):
+                _, _, period, instance_id, held_at = hold.split(":")
+                yield HeldEntry(request_id, tenant_id, period, instance_id, int(held_at))
+
+    async def ping(self) -> bool:
+        """Whether Valkey answers."""
+        try:
+            return bool(await self._valkey.ping())
+        except (RedisError, OSError):
+            return False
+
+    async def close(self) -> None:
+        """Release what is queued, then close the connections."""
+        await self.releases.close()
+        await self._valkey.aclose()
+        await self._link.close()
+
+
+def _release_keys(release: Release) -> list[str]:
+    return [_use_key(release.tenant_id, release.period), _holds_key(release.tenant_id)]
+
+
+def _release_arguments(release: Release) -> list[str | int]:
+    return [release.request_id, release.tokens, release.micro_yen]
+
+
+def _refusal(
+    verdict: str, tenant: Tenant, tokens: int, micro_yen: int, left_tokens: int, left_micro_yen: int, reset_s: int
+) -> Fault:
+    limits = tenant.limits
+    if verdict == "tokens_month":
+        return Fault(
+            "insufficient_quota", rule="limit:tokens_month", limit_name="tokens_month", unit=" tokens",
+            needed=tokens, remaining=max(0, left_tokens),
+        )  # fmt: skip
+    if verdict == "micro_yen_month":
+        return Fault(
+            "insufficient_quota", rule="limit:micro_yen_month", limit_name="micro_yen_month", unit=" micro-yen",
+            needed=micro_yen, remaining=max(0, left_micro_yen),
+        )  # fmt: skip
+    if verdict == "concurrency":
+        return Fault(
+            "rate_limit_exceeded", rule="limit:concurrency", limit_name="concurrency", limit=limits.concurrency,
+            retry_after_s=1,
+        )  # fmt: skip
+    return Fault(
+        "rate_limit_exceeded", rule="limit:rpm", limit_name="rpm", limit=limits.rpm, retry_after_s=max(1, reset_s)
+    )

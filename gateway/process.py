@@ -1,0 +1,96 @@
+"""One gateway process: its parts, put together once; starting, readiness, draining."""
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import AsyncIterator
+
+import uuid_utils
+
+from billing.journal import Journal
+from billing.link import Link
+from gateway.edge.deliver import Delivery
+from gateway.edge.dispatch import Dispatcher
+from gateway.edge.pipeline import Pipeline
+from gateway.edge.progress import Progress
+from gateway.edge.refusals import Refusals
+from gateway.edge.settle import Settler
+from gateway.heartbeat import Heartbeat
+from gateway.identity.secrets import load_peppers
+from gateway.limits.holds import Holds
+from gateway.settings import Settings
+from gateway.tenancy.watch import SnapshotWatch
+from gateway.upstreams.client import UpstreamClient
+from gateway.upstreams.witness import Witness
+
+_LOG = logging.getLogger(__name__)
+
+
+class Gateway:
+    """All parts of a process. Use `running()`; must be built inside a running event loop."""
+
+    def __init__(self, settings: Settings) -> None:
+        dsn = settings.database_url
+        self.instance_id = f"gateway-{uuid_utils.uuid7()}"
+        self.draining = False
+        self._settings = settings
+        self.watch = SnapshotWatch(dsn)
+        self.queries = Link(dsn)
+        self._heartbeat = Heartbeat(dsn, self.instance_id, "gateway")
+        self._journal = Journal(dsn)
+        self._holds = Holds(settings.valkey_url, dsn)
+        self._client = UpstreamClient(settings.timeouts)
+        self._progress = Progress(self._journal)
+        self._refusals = Refusals(self._journal)
+        self.settler = Settler(self._journal, self._holds, self._progress, self._refusals, Witness(self._client))
+        self.pipeline = Pipeline(
+            instance_id=self.instance_id,
+            watch=self.watch,
+            peppers=load_peppers(settings.data_dir).by_id,
+            holds=self._holds,
+            journal=self._journal,
+            dispatcher=Dispatcher(self._client, settings.timeouts),
+            delivery=Delivery(self._journal, self._progress, self.settler, settings.timeouts),
+            settler=self.settler,
+        )
+
+    async def unready(self) -> str | None:
+        """Why this process should get no requests, or None when it should."""
+        if self.draining:
+            return "draining"
+        if not self.watch.fresh:
+            return "configuration is stale (PostgreSQL)"
+        if not await self._holds.ping():
+            return "limits are unavailable (Valkey)"
+        return None
+
+    @contextlib.asynccontextmanager
+    async def running(self) -> AsyncIterator["Gateway"]:
+        """Everything started on entry; on exit settlements are drained and the connections closed.
+
+        Raises `OSError` when PostgreSQL is away at the start.
+        """
+        await self._heartbeat.beat()
+        await self.watch.poll()
+        loops = [
+            asyncio.create_task(part.run()) for part in (self.watch, self._heartbeat, self._progress, self._refusals)
+        ]
+        try:
+            yield self
+        finally:
+            left = await self.settler.drain(self._settings.drain_s)
+            if left:
+                _LOG.error("%d settlements did not finish; the worker recovers them", left)
+            for loop in loops:
+                loop.cancel()
+            await asyncio.gather(*loops, return_exceptions=True)
+            await self._close()
+
+    async def _close(self) -> None:
+        await self._refusals.flush()
+        await self._holds.close()
+        await self._journal.close()
+        await self._heartbeat.retire()
+        await self.watch.close()
+        await self.queries.close()
+        await self._client.close()

@@ -1,0 +1,78 @@
+"""Settings of one process, read once from the environment into an immutable value."""
+
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from gateway.upstreams.client import Timeouts
+
+
+class SettingsError(Exception):
+    """A setting is missing or wrong; the text says which and what to do."""
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """`database_url` is a PostgreSQL DSN, `valkey_url` a Redis-protocol URL (`unix://…` or `redis://…`)."""
+
+    data_dir: Path
+    database_url: str
+    valkey_url: str
+    timeouts: Timeouts
+    drain_s: float
+
+
+def data_dir_of(option: str | None, environment: Mapping[str, str] | None = None) -> Path:
+    """`--data-dir`, else SEKISHO_DATA_DIR, else `./.sekisho`."""
+    given = option or (os.environ if environment is None else environment).get("SEKISHO_DATA_DIR") or ".sekisho"
+    return Path(given).resolve()
+
+
+def load(data_dir: Path, environment: Mapping[str, str] | None = None) -> Settings:
+    """Settings from the environment, stores else as `sekisho up` noted them in the data folder while it runs.
+
+    Raises `SettingsError`.
+    """
+    environment = os.environ if environment is None else environment
+    noted = _noted_stores(data_dir)
+    values = {}
+    for name in ("SEKISHO_DATABASE_URL", "SEKISHO_VALKEY_URL"):
+        values[name] = environment.get(name) or noted.get(name, "")
+        if not values[name]:
+            raise SettingsError(f"{name} is not set: name the store, or run `sekisho up`, which starts both stores")
+    defaults = Timeouts()
+    return Settings(
+        data_dir=data_dir,
+        database_url=values["SEKISHO_DATABASE_URL"],
+        valkey_url=values["SEKISHO_VALKEY_URL"],
+        timeouts=Timeouts(
+            connect_s=_seconds(environment, "SEKISHO_UPSTREAM_CONNECT_S", defaults.connect_s),
+            first_byte_s=_seconds(environment, "SEKISHO_UPSTREAM_FIRST_BYTE_S", defaults.first_byte_s),
+            idle_s=_seconds(environment, "SEKISHO_UPSTREAM_IDLE_S", defaults.idle_s),
+            total_s=_seconds(environment, "SEKISHO_UPSTREAM_TOTAL_S", defaults.total_s),
+        ),
+        drain_s=_seconds(environment, "SEKISHO_DRAIN_S", 15.0),
+    )
+
+
+def _noted_stores(data_dir: Path) -> dict[str, str]:
+    try:
+        noted: dict[str, str] = json.loads((data_dir / "stores.json").read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return {}
+    return noted
+
+
+def _seconds(environment: Mapping[str, str], name: str, default: float) -> float:
+    text = environment.get(name, "")
+    if not text:
+        return default
+    try:
+        value = float(text)
+    except ValueError:
+        value = 0.0
+    if not 0 < value < 86_400:
+        raise SettingsError(f"{name}={text!r} is not a number of seconds between 0 and 86400")
+    return value

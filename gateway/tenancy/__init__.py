@@ -1,0 +1,1 @@
+"""Tenants, and the snapshot of all configuration that a gateway process works from."""

@@ -1,0 +1,236 @@
+"""The order in which the parts of a local stack come up, and what the user is told at the end."""
+
+import asyncio
+import os
+import sys
+from collections.abc import Coroutine, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+from gateway.up import engine as engines
+from gateway.up.engine import Engine, EngineKind
+from gateway.up.folder import DataFolder, write_private_json
+from gateway.up.leftovers import INSTANCE_VARIABLE, Record
+from gateway.up.ports import LOOPBACK, PortClaim, claim_any, claim_default, claim_named
+from gateway.up.probe import first_request, is_ok, serves
+from gateway.up.processes import Command, until_ready
+from gateway.up.steps import Steps, step
+from gateway.up.stores import PostgreSQL, Valkey
+from gateway.up.supervisor import Supervisor
+
+DEFAULT_PORT = 8080
+DEFAULT_OPS_PORT = 8081
+# The sum of the longest of each group, 17 s, stays below the 20 s that `wire.md` allows.
+STOP_ORDER = (("gateway",), ("worker", "engine"), ("valkey", "postgresql"))
+_GATEWAY_STOP_S_MAX = 8.5
+_GATEWAY_DRAIN_S = "4"  # for its streams, and as long again for its settlements
+_GATEWAY_READY_S_MAX = 30.0
+_CODE = Path(__file__).resolve().parents[2]  # children run the code that we run, installed or not
+_A = TypeVar("_A")
+_B = TypeVar("_B")
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """What `sekisho up` was asked for; None means the default."""
+
+    data_dir: Path
+    engine: EngineKind
+    upstream: str | None
+    model: str | None
+    port: int | None
+    ops_port: int | None
+    parent: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class Running:
+    """A stack that serves."""
+
+    base_url: str
+    ops_url: str
+    api_key: str
+    model: str
+    engine: EngineKind
+    licence_path: str | None
+
+    def up_json(self, pids: Mapping[str, int]) -> dict[str, object]:
+        """The content of `up.json`; keys of parts that do not exist are absent."""
+        value: dict[str, object] = {
+            "base_url": self.base_url,
+            "api_key": self.api_key,
+            "model": self.model,
+            "ops_url": self.ops_url,
+            "licence_path": self.licence_path,
+            "engine": self.engine,
+            "pids": {"supervisor": os.getpid(), **pids},
+        }
+        return {key: entry for key, entry in value.items() if entry is not None}
+
+
+class Stack:
+    """One start of the local stack. `close` gives the ports back."""
+
+    def __init__(self, options: Options, folder: DataFolder, sockets: Path, steps: Steps, record: Record) -> None:
+        self._options = options
+        self._folder = folder
+        self._sockets = sockets
+        self._steps = steps
+        self._env = _environment(folder, record.instance)
+        self._claims: list[PortClaim] = []
+        self.supervisor = Supervisor(steps, record, STOP_ORDER)
+
+    def close(self) -> None:
+        """Gives back the ports that were claimed."""
+        for claim in self._claims:
+            claim.close()
+
+    async def start(self) -> Running:
+        """Brings everything up, what is independent at the same time, and ends with a request that was answered.
+
+        Raises `UpError`; what has been started by then is the supervisor's to stop.
+        """
+        port = self._claim(self._options.port, DEFAULT_PORT, "PORT")
+        ops_port = self._claim(self._options.ops_port, DEFAULT_OPS_PORT, "OPS_PORT")
+        _, engine = await _together(self._start_stores(), self._start_engine())
+        access = await self._seed(engine)
+        await _together(self._start_gateway(port, ops_port), self._start_worker())
+        base_url = f"http://{LOOPBACK}:{port.port}/v1"
+        with step(self._steps, "first request") as current:
+            current.detail = f"first token after {await first_request(base_url, access.api_key, access.model):.2f} s"
+        return Running(
+            base_url=base_url,
+            ops_url=f"http://{LOOPBACK}:{ops_port.port}",
+            api_key=access.api_key,
+            model=access.model,
+            engine=engine.kind,
+            licence_path=str(access.licence_path) if access.licence_path else None,
+        )
+
+    def publish(self, running: Running) -> None:
+        """Writes `up.json`, and again whenever a child runs under a new pid."""
+        write_private_json(self._folder.up_file, running.up_json(self.supervisor.pids))
+
+    def _claim(self, named: int | None, default: int, option: str) -> PortClaim:
+        claim = claim_default(default) if named is None else claim_named(named, option)
+        self._claims.append(claim)
+        if named is None and claim.port != default:
+            self._steps.note(f"port {default} is taken, using {claim.port} ({option}=… names one)")
+        return claim
+
+    async def _start_stores(self) -> None:
+        await _together(self._start_postgresql(), self._start_valkey())
+        with step(self._steps, "migrations"):
+            await self.supervisor.run(self._sekisho("migrate"))
+
+    async def _start_postgresql(self) -> None:
+        if "SEKISHO_DATABASE_URL" in os.environ:
+            return
+        server = PostgreSQL.of(self._folder, self._sockets, self._env)
+        with step(self._steps, "PostgreSQL") as current:
+            made = await server.prepare()
+            child = await self.supervisor.start(server.command())
+            version = await server.until_ready(child)
+            current.detail = f"{version}, new cluster" if made else version
+        self._env["SEKISHO_DATABASE_URL"] = server.dsn
+        self.supervisor.mind(child)
+
+    async def _start_valkey(self) -> None:
+        if "SEKISHO_VALKEY_URL" in os.environ:
+            return
+        server = Valkey.of(self._folder, self._sockets, self._env)
+        with step(self._steps, "Valkey"):
+            child = await self.supervisor.start(server.command())
+            await server.until_ready(child)
+        self._env["SEKISHO_VALKEY_URL"] = server.url
+        self.supervisor.mind(child)
+
+    async def _start_engine(self) -> Engine:
+        if self._options.upstream is not None:
+            with step(self._steps, "upstream") as current:
+                engine = await engines.elsewhere(self._options.upstream, self._options.model)
+                current.detail = f"{engine.base_url} serves {engine.model_id}"
+            return engine
+        claim = claim_any()
+        self._claims.append(claim)
+        engine = self._own_engine(claim.port)
+        if engine.prepare is not None:
+            with step(self._steps, f"model {engine.model_id}"):
+                await self.supervisor.run(engine.prepare)
+        if engine.command is not None:
+            with step(self._steps, f"engine {engine.kind}") as current:
+                claim.release()
+                await self._keep(engine.command, lambda: serves(engine.base_url, engine.model_id), engine.ready_s_max)
+                current.detail = f"serves {engine.model_id}"
+        return engine
+
+    def _own_engine(self, port: int) -> Engine:
+        if self._options.engine == "scripted":
+            return engines.scripted(self._folder, self._env, port, self._options.model, Path(sys.executable))
+        return engines.vllm(self._folder, self._env, port, self._options.model)
+
+    async def _seed(self, engine: Engine) -> Any:
+        from gateway.tenancy.seed import seed_demo
+
+        with step(self._steps, "demo tenant"):
+            return await seed_demo(
+                self._env["SEKISHO_DATABASE_URL"],
+                self._folder.root,
+                upstream_base_url=engine.base_url,
+                witness_url=engine.witness_url,
+                model=dict(engine.model),
+                engine=engine.kind,
+            )
+
+    async def _start_gateway(self, port: PortClaim, ops_port: PortClaim) -> None:
+        numbers = ("--host", LOOPBACK, "--port", str(port.port), "--ops-port", str(ops_port.port))
+        with step(self._steps, "gateway"):
+            port.release()
+            ops_port.release()
+            command = self._sekisho("gateway", *numbers, stop_s_max=_GATEWAY_STOP_S_MAX)
+            ready = f"http://{LOOPBACK}:{port.port}/readyz"
+            await self._keep(command, lambda: is_ok(ready), _GATEWAY_READY_S_MAX)
+
+    async def _start_worker(self) -> None:
+        """The worker answers no questions: it counts as ready when it runs, and is restarted when it ends."""
+        with step(self._steps, "worker"):
+            await self._keep(self._sekisho("worker", stop_s_max=4.0), _at_once, 5.0)
+
+    async def _keep(self, command: Command, is_ready: Any, within_s: float) -> None:
+        child = await self.supervisor.start(command)
+        await until_ready(child, is_ready, within_s=within_s)
+        self.supervisor.keep(child, is_ready, within_s=within_s)
+
+    def _sekisho(self, name: str, *arguments: str, stop_s_max: float = 5.0) -> Command:
+        return Command(
+            name=name,
+            argv=(sys.executable, "-m", "gateway.cli", name, *arguments),
+            log=self._folder.log(name),
+            env=dict(self._env),
+            cwd=_CODE,
+            stop_s_max=stop_s_max,
+        )
+
+
+async def _at_once() -> bool:
+    return True
+
+
+def _environment(folder: DataFolder, instance: str) -> dict[str, str]:
+    """What children inherit: ours, without PostgreSQL's client variables, which would change their connections."""
+    env = {name: value for name, value in os.environ.items() if not name.startswith("PG")}
+    env.setdefault("SEKISHO_DRAIN_S", _GATEWAY_DRAIN_S)
+    return {**env, "SEKISHO_DATA_DIR": str(folder.root), INSTANCE_VARIABLE: instance}
+
+
+async def _together(first: Coroutine[Any, Any, _A], second: Coroutine[Any, Any, _B]) -> tuple[_A, _B]:
+    """Both at the same time. The first failure cancels the other one and is raised as it is."""
+    one, two = asyncio.create_task(first), asyncio.create_task(second)
+    try:
+        await asyncio.gather(one, two)
+        return one.result(), two.result()
+    finally:
+        one.cancel()
+        two.cancel()
+        await asyncio.gather(one, two, return_exceptions=True)

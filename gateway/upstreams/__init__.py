@@ -1,0 +1,1 @@
+"""The engines behind the gateway, all reached over HTTP in the OpenAI dialect."""

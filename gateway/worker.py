@@ -1,0 +1,256 @@
+"""`sekisho worker`: finishes what dead processes left, ends stray holds, keeps partitions ahead of time.
+
+One worker of all leads (an advisory lock of PostgreSQL, held by its connection, so it is free again the moment the
+leader dies); the others wait. Every step is idempotent: a leader killed in the middle is repeated by the next.
+"""
+
+import asyncio
+import logging
+import signal
+import time
+from dataclasses import dataclass, field
+
+from asyncpg import PostgresError
+
+from billing.journal import Journal
+from billing.link import Link
+from billing.rating import RateCard, rate
+from billing.recovery import Unfinished, finals, owners, sweep_checkpoints, unfinished
+from billing.types import Outcome, Settlement, Usage, UsageSource
+from gateway.audit.record import AuditRecord
+from gateway.clock import now_us
+from gateway.limits.holds import HeldEntry, Holds, Release
+from gateway.settings import Settings
+from gateway.tenancy.store import read_snapshot
+from gateway.upstreams.client import UpstreamClient
+from gateway.upstreams.types import Upstream
+from gateway.upstreams.witness import Witness
+
+_LOG = logging.getLogger(__name__)
+
+TICK_S = 0.5
+DEAD_AFTER_S = 5.0
+WITNESS_WAIT_S_MAX = 10.0
+SWEEP_EVERY_S = 2.0
+HOLD_AGE_S_MIN = 5
+TIDY_EVERY_S = 60.0
+BATCH_ROWS = 500
+_LEADER_LOCK = 0x5E_C1_51
+
+_INSTANCES = "SELECT instance_id, heartbeat_at::text AS heartbeat_at FROM instance"
+_FORGET = """
+DELETE FROM instance i WHERE i.heartbeat_at < now() - interval '1 day'
+AND NOT EXISTS (SELECT FROM journal j WHERE j.instance_id = i.instance_id
+  AND j.state IN ('open', 'dispatched', 'streaming'))
+"""
+
+
+@dataclass
+class Liveness:
+    """Which processes live. One counts as dead when this worker itself has seen the same heartbeat for 5 s, so that a
+    database that was away does not make everybody look dead, or when it retired."""
+
+    seen: dict[str, tuple[str, float]] = field(default_factory=dict)
+
+    def observe(self, heartbeats: dict[str, str], now: float) -> None:
+        """Take one reading of all heartbeats at the monotonic time `now` (seconds)."""
+        self.seen = {
+            instance_id: self.seen[instance_id]
+            if instance_id in self.seen and self.seen[instance_id][0] == beat
+            else (beat, now)
+            for instance_id, beat in heartbeats.items()
+        }
+
+    def alive(self, instance_id: str, now: float) -> bool:
+        """Whether the process may still finish its work."""
+        if instance_id not in self.seen:
+            return False
+        beat, since = self.seen[instance_id]
+        return beat != "-infinity" and now - since < DEAD_AFTER_S
+
+    def dead_for(self, instance_id: str, now: float) -> float:
+        """Seconds since the process was last seen to live."""
+        return now - self.seen[instance_id][1] if instance_id in self.seen else float("inf")
+
+
+class Worker:
+    """The leader's rounds."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._link = Link(settings.database_url)
+        self._lock_link = Link(settings.database_url)
+        self._journal = Journal(settings.database_url)
+        self._holds = Holds(settings.valkey_url, settings.database_url)
+        self._client = UpstreamClient(settings.timeouts)
+        self._witness = Witness(self._client)
+        self._liveness = Liveness()
+        self._next_sweep = 0.0
+        self._next_tidy = 0.0
+
+    async def run(self, stop: asyncio.Event) -> None:
+        """Rounds until `stop` is set."""
+        while not stop.is_set():
+            try:
+                if await self._lead():
+                    await self.round(time.monotonic())
+            except (OSError, PostgresError) as error:
+                _LOG.warning("round given up, the next one repeats it: %r", error)
+            try:
+                await asyncio.wait_for(stop.wait(), TICK_S)
+            except TimeoutError:
+                continue
+
+    async def close(self) -> None:
+        """Store what is queued and close the connections."""
+        await self._holds.close()
+        await self._journal.close()
+        await self._client.close()
+        await self._link.close()
+        await self._lock_link.close()
+
+    async def _lead(self) -> bool:
+        # Taken again each round: the lock counts per session, and a new session must take it anew.
+        rows = await self._lock_link.fetch(
+            "SELECT CASE WHEN EXISTS (SELECT FROM pg_locks WHERE locktype = 'advisory' AND objid = $1::bigint::oid"
+            " AND pid = pg_backend_pid() AND granted) THEN true ELSE pg_try_advisory_lock($1::bigint) END AS leads",
+            _LEADER_LOCK,
+        )
+        return bool(rows[0]["leads"])
+
+    async def round(self, now: float) -> None:
+        """One round at the monotonic time `now` (seconds)."""
+        heartbeats = {row["instance_id"]: row["heartbeat_at"] for row in await self._link.fetch(_INSTANCES)}
+        self._liveness.observe(heartbeats, now)
+        for instance_id in await owners(self._link):
+            if not self._liveness.alive(instance_id, now):
+                await self._recover(instance_id, now)
+        if now >= self._next_sweep:
+            self._next_sweep = now + SWEEP_EVERY_S
+            await self._sweep(now)
+        if now >= self._next_tidy:
+            self._next_tidy = now + TIDY_EVERY_S
+            await self._link.fetch("SELECT journal_ensure_partitions(now(), 3)")
+            await sweep_checkpoints(self._link)
+            await self._link.fetch(_FORGET)
+
+    async def _recover(self, instance_id: str, now: float) -> None:
+        rows = await unfinished(self._link, instance_id, BATCH_ROWS)
+        if not rows:
+            return
+        snapshot = await read_snapshot(self._link)
+        upstreams = {one.upstream_id: one for group in snapshot.upstreams.values() for one in group}
+        cards = {card.rate_card_id: card for group in snapshot.rate_cards.values() for card in group}
+        patient = self._liveness.dead_for(instance_id, now) < DEAD_AFTER_S + WITNESS_WAIT_S_MAX
+        for row in rows:
+            counted = await self._count(row, upstreams.get(row.upstream_id), patient)
+            if counted is not None:
+                await self._settle(row, cards.get(row.rate_card_id), *counted)
+
+    async def _count(
+        self, row: Unfinished, upstream: Upstream | None, patient: bool
+    ) -> tuple[Usage, UsageSource] | None:
+        """Usage and who counted it; None to ask again next round."""
+        if not row.delivered:
+            return Usage(), "none"
+        if upstream is not None and upstream.witness_url is not None:
+            record = await self._witness.ask(upstream.witness_url, f"{row.request_id}-{row.attempt}")
+            if record is not None and record.state in ("finished", "aborted"):
+                return record.usage, "witness"
+            if patient:
+                return None
+        return (row.checkpoint, "checkpoint") if row.checkpoint is not None else (Usage(), "none")
+
+    async def _settle(self, row: Unfinished, card: RateCard | None, usage: Usage, source: UsageSource) -> None:
+        if card is None and source != "none":
+            raise OSError(f"rate card {row.rate_card_id} of {row.request_id} is missing")
+        lines = () if card is None or source == "none" else rate(usage, card)
+        settlement = Settlement(
+            request_id=row.request_id,
+            tenant_id=row.tenant_id,
+            state="recovered" if row.delivered else "voided",
+            outcome=Outcome.INTERNAL,
+            code="internal",
+            http_status=200 if row.delivered else 500,
+            finish_reason="",
+            attempt=row.attempt,
+            usage=usage,
+            source=source,
+            lines=lines,
+            first_byte_at=None,
+            settled_at=now_us(),
+            audit_record=_audit_record(row, usage, source, sum(line.amount for line in lines)),
+        )
+        await self._journal.settlements.put(settlement)
+        _LOG.info("recovered %s: %s, %s", row.request_id, settlement.state, source)
+        await self._holds.releases.put(
+            Release(row.request_id, row.tenant_id, row.period, usage.total, settlement.micro_yen)
+        )
+
+    async def _sweep(self, now: float) -> None:
+        """End holds that nobody will end: their row is final, or their process died before it wrote one."""
+        old = now_us() // 1_000_000 - HOLD_AGE_S_MIN
+        batch: list[HeldEntry] = []
+        async for entry in self._holds.entries():
+            if entry.held_at <= old:
+                batch.append(entry)
+            if len(batch) == BATCH_ROWS:
+                await self._end_holds(batch, now)
+                batch = []
+        await self._end_holds(batch, now)
+
+    async def _end_holds(self, entries: list[HeldEntry], now: float) -> None:
+        if not entries:
+            return
+        rows = await finals(self._link, [entry.request_id for entry in entries])
+        for entry in entries:
+            row = rows.get(entry.request_id)
+            if row is not None and row.final:
+                tokens, micro_yen = row.tokens, row.micro_yen
+            elif row is None and not self._liveness.alive(entry.instance_id, now):
+                tokens, micro_yen = 0, 0
+            else:
+                continue
+            await self._holds.releases.put(Release(entry.request_id, entry.tenant_id, entry.period, tokens, micro_yen))
+            _LOG.info("ended the hold of %s", entry.request_id)
+
+
+def _audit_record(row: Unfinished, usage: Usage, source: UsageSource, micro_yen: int) -> str:
+    return AuditRecord(
+        request=row.request_id,
+        tenant=row.tenant_id,
+        key=row.key_id,
+        model=row.model,
+        action=row.action,
+        outcome=Outcome.INTERNAL,
+        code="internal",
+        http=200 if row.delivered else 500,
+        rule=row.rule_id,
+        licence=row.licence_id,
+        licence_version=row.licence_version,
+        epoch=row.epoch,
+        micro_yen=micro_yen,
+        source=source,
+        at=row.opened_at,
+        verb="request:recover",
+        prompt=usage.prompt,
+        cached=usage.cached,
+        completion=usage.completion,
+        reasoning=usage.reasoning,
+    ).canonical()
+
+
+def work(settings: Settings) -> int:
+    """Run a worker until SIGTERM or SIGINT; returns 0."""
+    return asyncio.run(_work(settings))
+
+
+async def _work(settings: Settings) -> int:
+    stop = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, stop.set)
+    worker = Worker(settings)
+    try:
+        await worker.run(stop)
+    finally:
+        await worker.close()
+    return 0

@@ -1,0 +1,69 @@
+"""Ends a process and everything that came out of it, whatever happened in between. Linux only."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import signal
+import time
+
+import psutil
+
+_LIBC = ctypes.CDLL(None, use_errno=True)
+_PR_SET_PDEATHSIG = 1  # linux/prctl.h
+_PR_SET_CHILD_SUBREAPER = 36
+
+
+def adopt_orphans() -> None:
+    """Descendants that lose their parent become our children instead of init's, so that none can get out of sight."""
+    _prctl(_PR_SET_CHILD_SUBREAPER, 1)
+
+
+def die_with_parent(parent: int) -> None:
+    """Asks the kernel for SIGTERM when the parent dies; sends it at once when the parent is gone already."""
+    _prctl(_PR_SET_PDEATHSIG, int(signal.SIGTERM))
+    if os.getppid() != parent:
+        os.kill(os.getpid(), signal.SIGTERM)
+
+
+def _prctl(option: int, value: int) -> None:
+    if _LIBC.prctl(option, value, 0, 0, 0) != 0:
+        raise OSError(ctypes.get_errno(), f"prctl({option})")
+
+
+def descendants() -> list[psutil.Process]:
+    """All living processes below this one; the dead ones that wait to be collected are collected."""
+    _collect()
+    alive = []
+    for process in psutil.Process().children(recursive=True):
+        try:
+            if process.status() != psutil.STATUS_ZOMBIE:
+                alive.append(process)
+        except psutil.NoSuchProcess:
+            continue
+    return alive
+
+
+def kill_descendants(within_s: float) -> list[psutil.Process]:
+    """Kills everything below this process, also what is started meanwhile; returns what is left after `within_s`."""
+    deadline = time.monotonic() + within_s
+    while left := descendants():
+        for process in left:
+            try:
+                process.kill()
+            except psutil.NoSuchProcess:
+                continue
+        if time.monotonic() > deadline:
+            return left
+        psutil.wait_procs(left, timeout=0.2)
+    return []
+
+
+def _collect() -> None:
+    """Takes leave of adopted children that have ended; `subprocess` keeps its own ones' exit codes by itself."""
+    for process in psutil.Process().children():
+        try:
+            if process.status() == psutil.STATUS_ZOMBIE:
+                process.wait(timeout=0)
+        except (psutil.NoSuchProcess, psutil.TimeoutExpired):
+            continue

@@ -1,0 +1,1 @@
+"""Holds `sitecustomize`, which Python imports at its start when this folder is on PYTHONPATH."""

@@ -1,0 +1,78 @@
+"""Requests in the dialect that the gateway sends, and a look at what an engine is doing."""
+
+import asyncio
+import os
+import re
+import time
+import uuid
+from typing import Any
+
+import httpx
+
+from tests.contract.conftest import Upstream
+from tests.serving.scripted.sse import chunks
+
+USAGE: dict[str, Any] = {"stream": True, "stream_options": {"include_usage": True, "continuous_usage_stats": True}}
+QUESTION = "Name the capital of Japan and say one thing about it."
+
+
+def new_id() -> str:
+    """An attempt id as the gateway makes them."""
+    return f"{uuid.uuid4()}-1"
+
+
+def chat_body(upstream: Upstream, question: str = QUESTION, **fields: Any) -> dict[str, Any]:
+    """A chat request with a bounded, repeatable answer."""
+    messages = [{"role": "user", "content": question}]
+    return {"model": upstream.model, "messages": messages, "max_tokens": 16, "temperature": 0, **fields}
+
+
+def completion_body(upstream: Upstream, prompt: Any = "The capital of Japan is", **fields: Any) -> dict[str, Any]:
+    """A completion request with a bounded, repeatable answer."""
+    return {"model": upstream.model, "prompt": prompt, "max_tokens": 16, "temperature": 0, **fields}
+
+
+async def post(client: httpx.AsyncClient, body: dict[str, Any], attempt_id: str | None = None) -> httpx.Response:
+    """Sends a chat or completion request, as its body tells, and reads the whole answer."""
+    path = "/v1/chat/completions" if "messages" in body else "/v1/completions"
+    return await client.post(path, json=body, headers={"x-request-id": attempt_id or new_id()})
+
+
+async def answer(client: httpx.AsyncClient, body: dict[str, Any]) -> dict[str, Any]:
+    """The answer of a request that must succeed and does not stream."""
+    response = await post(client, body)
+    assert response.status_code == 200, response.text
+    found: dict[str, Any] = response.json()
+    return found
+
+
+async def stream(client: httpx.AsyncClient, body: dict[str, Any]) -> list[dict[str, Any]]:
+    """All chunks of a request that must succeed, with usage in every one."""
+    response = await post(client, body | USAGE)
+    assert response.status_code == 200, response.text
+    return chunks(response.content)
+
+
+async def engine_running_requests(root: str) -> int:
+    """Requests that the engine is generating for now, by its own metrics.
+
+    Read from ``/metrics`` of the engine, or from SEKISHO_TEST_VLLM_METRICS_URL where the ingress does not pass it on.
+    Raises RuntimeError when neither shows vLLM's gauge: then an abort cannot be observed, which must not look like one.
+    """
+    url = os.environ.get("SEKISHO_TEST_VLLM_METRICS_URL") or f"{root}/metrics"
+    async with httpx.AsyncClient(timeout=10, follow_redirects=True) as client:
+        text = (await client.get(url)).text
+    values = re.findall(r"^(?:ray_)?vllm[:_]num_requests_running(?:\{[^}]*\})? ([0-9.]+)", text, re.MULTILINE)
+    if not values:
+        raise RuntimeError(f"{url} shows no vllm:num_requests_running; set SEKISHO_TEST_VLLM_METRICS_URL")
+    return int(sum(float(value) for value in values))
+
+
+async def idle_within(root: str, seconds: float) -> bool:
+    """Whether the engine runs nothing at some moment of the next ``seconds``."""
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        if await engine_running_requests(root) == 0:
+            return True
+        await asyncio.sleep(0.05)
+    return False
