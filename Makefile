@@ -12,11 +12,14 @@ DATA_DIR ?= .sekisho
 TORCH_INDEX_URL ?=
 PYTHON ?= $(shell for p in python3.11 python3.12 python3; do command -v $$p && break; done)
 
+LOCK = --quiet --generate-hashes --allow-unsafe --strip-extras --no-emit-index-url --no-emit-find-links \
+  --no-emit-trusted-host --no-emit-options --no-header
+
 INSTALL = exec $(or $(PYTHON),python3.11) install.py --parent $$PPID --data-dir '$(DATA_DIR)'
 SERVING = --serving --torch-index-url '$(TORCH_INDEX_URL)'
 
 .DEFAULT_GOAL := help
-.PHONY: help up install install-serving
+.PHONY: help up install install-serving install-dev check test lock bench bench-overhead bench-kill load
 
 help: ## this list
 	@grep -hE '^[a-z][a-z-]*:.*## ' $(MAKEFILE_LIST) | sort | sed 's/:.*## /\t/' | expand -t 20
@@ -32,3 +35,28 @@ install: ## the gateway's environment, .venv, from its hashed lock
 
 install-serving: ## .venv and the engine's environment, .venv-serving (TORCH_INDEX_URL: index of torch's CPU build)
 	@$(INSTALL) $(SERVING)
+
+install-dev:
+	@$(INSTALL) --dev
+
+check: install-dev ## lint, types, import contracts and unit tests
+	@exec .venv/bin/python -m tests.parts lint unit
+
+test: ## everything that CI runs: check, end to end, kills, real vLLM; prints minutes per part
+	@$(INSTALL) --dev $(SERVING)
+	@exec .venv/bin/python -m tests.parts
+
+lock: install-dev ## write the hashed locks of .venv anew from pyproject.toml (serving/README.md says how for .venv-serving)
+	@.venv/bin/pip-compile $(LOCK) --all-build-deps -o requirements.lock pyproject.toml
+	@exec .venv/bin/pip-compile $(LOCK) --extra dev -c requirements.lock -o requirements-dev.lock pyproject.toml
+
+bench: bench-overhead bench-kill load ## every measurement, in bounded time; figures in reports/
+
+bench-overhead: install-dev ## what the gateway adds: CPU, latency, 500 streams (BASE=revision to compare)
+	@exec .venv/bin/python -m loadtests.overhead
+
+bench-kill: install-dev ## SIGKILL at every step, then the books are checked
+	@exec .venv/bin/python -m loadtests.kill
+
+load: install-dev ## Locust against the scripted engine, bounded
+	@exec .venv/bin/python -m loadtests.load

@@ -11,6 +11,7 @@ import time
 from dataclasses import dataclass, field
 
 from asyncpg import PostgresError
+from redis.exceptions import RedisError
 
 from billing.journal import Journal
 from billing.link import Link
@@ -30,6 +31,7 @@ _LOG = logging.getLogger(__name__)
 
 TICK_S = 0.5
 DEAD_AFTER_S = 5.0
+READING_GAP_S_MAX = 2.0
 WITNESS_WAIT_S_MAX = 10.0
 SWEEP_EVERY_S = 2.0
 HOLD_AGE_S_MIN = 5
@@ -47,30 +49,37 @@ AND NOT EXISTS (SELECT FROM journal j WHERE j.instance_id = i.instance_id
 
 @dataclass
 class Liveness:
-    """Which processes live. One counts as dead when this worker itself has seen the same heartbeat for 5 s, so that a
-    database that was away does not make everybody look dead, or when it retired."""
+    """Which processes live. One counts as dead when this worker itself has read the same heartbeat for 5 s without a
+    gap in its own readings (a database that was away must not make everybody look dead), or when it retired."""
 
     seen: dict[str, tuple[str, float]] = field(default_factory=dict)
+    dead_since: dict[str, float] = field(default_factory=dict)
+    read_at: float = float("-inf")
 
     def observe(self, heartbeats: dict[str, str], now: float) -> None:
         """Take one reading of all heartbeats at the monotonic time `now` (seconds)."""
+        known = self.seen if now - self.read_at <= READING_GAP_S_MAX else {}
+        self.read_at = now
         self.seen = {
-            instance_id: self.seen[instance_id]
-            if instance_id in self.seen and self.seen[instance_id][0] == beat
+            instance_id: known[instance_id]
+            if instance_id in known and known[instance_id][0] == beat
             else (beat, now)
             for instance_id, beat in heartbeats.items()
         }
 
     def alive(self, instance_id: str, now: float) -> bool:
         """Whether the process may still finish its work."""
-        if instance_id not in self.seen:
-            return False
-        beat, since = self.seen[instance_id]
-        return beat != "-infinity" and now - since < DEAD_AFTER_S
+        beat, since = self.seen.get(instance_id, ("-infinity", now))
+        alive = beat != "-infinity" and now - since < DEAD_AFTER_S
+        if alive:
+            self.dead_since.pop(instance_id, None)
+        else:
+            self.dead_since.setdefault(instance_id, now)
+        return alive
 
     def dead_for(self, instance_id: str, now: float) -> float:
-        """Seconds since the process was last seen to live."""
-        return now - self.seen[instance_id][1] if instance_id in self.seen else float("inf")
+        """Seconds since the process was first found dead."""
+        return now - self.dead_since.get(instance_id, now)
 
 
 class Worker:
@@ -93,7 +102,7 @@ class Worker:
             try:
                 if await self._lead():
                     await self.round(time.monotonic())
-            except (OSError, PostgresError) as error:
+            except (OSError, PostgresError, RedisError) as error:
                 _LOG.warning("round given up, the next one repeats it: %r", error)
             try:
                 await asyncio.wait_for(stop.wait(), TICK_S)
@@ -140,7 +149,7 @@ class Worker:
         snapshot = await read_snapshot(self._link)
         upstreams = {one.upstream_id: one for group in snapshot.upstreams.values() for one in group}
         cards = {card.rate_card_id: card for group in snapshot.rate_cards.values() for card in group}
-        patient = self._liveness.dead_for(instance_id, now) < DEAD_AFTER_S + WITNESS_WAIT_S_MAX
+        patient = self._liveness.dead_for(instance_id, now) < WITNESS_WAIT_S_MAX
         for row in rows:
             counted = await self._count(row, upstreams.get(row.upstream_id), patient)
             if counted is not None:
@@ -182,7 +191,7 @@ class Worker:
         )
         await self._journal.settlements.put(settlement)
         _LOG.info("recovered %s: %s, %s", row.request_id, settlement.state, source)
-        await self._holds.releases.put(
+        await self._holds.release(
             Release(row.request_id, row.tenant_id, row.period, usage.total, settlement.micro_yen)
         )
 
@@ -210,7 +219,7 @@ class Worker:
                 tokens, micro_yen = 0, 0
             else:
                 continue
-            await self._holds.releases.put(Release(entry.request_id, entry.tenant_id, entry.period, tokens, micro_yen))
+            await self._holds.release(Release(entry.request_id, entry.tenant_id, entry.period, tokens, micro_yen))
             _LOG.info("ended the hold of %s", entry.request_id)
 
 
@@ -224,9 +233,8 @@ def _audit_record(row: Unfinished, usage: Usage, source: UsageSource, micro_yen:
         outcome=Outcome.INTERNAL,
         code="internal",
         http=200 if row.delivered else 500,
-        rule=row.rule_id,
-        licence=row.licence_id,
-        licence_version=row.licence_version,
+        rule=row.rule_id.removeprefix(f"{row.licence_id}/"),
+        licence=f"{row.licence_id}@{row.licence_version}",
         epoch=row.epoch,
         micro_yen=micro_yen,
         source=source,

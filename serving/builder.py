@@ -1,7 +1,7 @@
 """Turns a catalogue entry into what Ray Serve LLM and vLLM take. Pure: no ray, no vllm, no file is touched.
 
-The values that keep a promise of the gateway are set here and nowhere else, so that a Ray Serve application and the bare
-command of an edge site (`serving.command`) cannot differ in them.
+The values that keep a promise of the gateway are set here and nowhere else, so that a Ray Serve application and the
+bare command of an edge site (`serving.command`) cannot differ in them.
 """
 
 from __future__ import annotations
@@ -18,13 +18,14 @@ NO_MEDIA_DOMAIN = "media-fetching-is-off.invalid"
 # Ray Serve LLM's default of 50 ms would hold back every token (ray#59681).
 STREAM_BATCHING_INTERVAL_MS = 0
 INGRESS_CLASS = "serving.ingress:ReadyIngress"
+WEIGHTS_CALLBACK = "serving.local_weights:LocalWeights"
 
 
 @dataclass(frozen=True, slots=True)
 class Application:
     """One Ray Serve application: keyword arguments of `LLMConfig` and of `build_openai_app`'s ingress deployment."""
 
-    name: str
+    id: str
     llm_config: dict[str, Any]
     ingress_options: dict[str, Any]
     logical_cpus: int
@@ -99,8 +100,10 @@ def ray_application(model: Model, data_dir: Path) -> Application:
             "max_queued_requests": serve.max_queued_requests,
             "graceful_shutdown_timeout_s": model.engine.shutdown_timeout_s,
             "graceful_shutdown_wait_loop_s": 0.1,
+            "max_constructor_retry_count": 1,  # a model that cannot start says so at once, not after the third try
             "ray_actor_options": {"num_cpus": model.resources.cpus},
         },
+        "callback_config": {"callback_class": WEIGHTS_CALLBACK},
         "experimental_configs": {"stream_batching_interval_ms": STREAM_BATCHING_INTERVAL_MS},
     }
     if model.resources.accelerator_type is not None:

@@ -1,7 +1,7 @@
 """The model catalogue: one YAML file, parsed once into frozen values, or refused with a reason.
 
-Everything that runs a model starts from here: the Ray Serve application (`serving.builder`), the bare vLLM command of an
-edge site (`serving.command`), and what the gateway must know of a model to license, reserve and route
+Everything that runs a model starts from here: the Ray Serve application (`serving.builder`), the bare vLLM command of
+an edge site (`serving.command`), and what the gateway must know of a model to license, reserve and route
 (`python -m serving.catalogue FILE --json`). Imports neither ray, vllm nor torch.
 """
 
@@ -25,8 +25,21 @@ _RECIPE = r"[a-z0-9][a-z0-9.-]{0,62}"
 _MODALITIES = ("text", "image")
 # A client may never set these (wire.md), so no catalogue may hand them through as extra parameters.
 NEVER_PASSED = frozenset(
-    "prompt_embeds chat_template request_id vllm_xargs mm_processor_kwargs media_io_kwargs logits_processors"
-    " kv_transfer_params ec_transfer_params priority cache_salt uuid session_id".split()
+    {
+        "cache_salt",
+        "chat_template",
+        "ec_transfer_params",
+        "kv_transfer_params",
+        "logits_processors",
+        "media_io_kwargs",
+        "mm_processor_kwargs",
+        "priority",
+        "prompt_embeds",
+        "request_id",
+        "session_id",
+        "uuid",
+        "vllm_xargs",
+    }
 )
 
 
@@ -40,7 +53,7 @@ class Source:
 
 @dataclass(frozen=True, slots=True)
 class Engine:
-    """Engine arguments under vLLM's own names, in vLLM's units. The safe ones are not here: `serving.builder` sets them.
+    """Engine arguments under vLLM's own names, in vLLM's units. `serving.builder` adds those with one safe value.
 
     `image_limit` is the number of images a request may carry; `shutdown_timeout_s` how long running requests may finish
     when the engine stops, in seconds.
@@ -90,8 +103,8 @@ class Resources:
 class Model:
     """One model as it is served. Token counts are upper bounds that the gateway reserves before it knows better:
 
-    `template_overhead_tokens` once per request and `message_overhead_tokens` per message are what the chat template adds
-    to the text; `image_tokens` is what one image costs.
+    `template_overhead_tokens` once per request and `message_overhead_tokens` per message are what the chat template
+    adds to the text; `image_tokens` is what one image costs.
     """
 
     id: str
@@ -241,7 +254,7 @@ def _engine(fields: Fields, modalities: tuple[str, ...]) -> Engine:
 def _only_safe(fields: Fields) -> None:
     """Engine arguments with one safe value; whoever writes another one learns what it would break."""
     fields.only("scheduling_policy", "priority", why="would ignore the priority band that the gateway sets")
-    fields.only("enable_force_include_usage", True, why="would let answers pass without usage, so nobody could be billed")
+    fields.only("enable_force_include_usage", True, why="would let answers pass without usage")
     fields.only("enable_prompt_tokens_details", True, why="would hide cached and image tokens, which have own prices")
     fields.only("allowed_local_media_path", "", why="would let a client read files of this machine")
     fields.only("allowed_media_domains", [], why="would make the engine fetch URLs; only the gateway fetches media")
@@ -295,7 +308,7 @@ class _UniqueKeyLoader(yaml.SafeLoader):
         """Called by PyYAML for every mapping."""
         seen: set[object] = set()
         for key, _ in node.value:
-            name = self.construct_object(key, deep=True)  # type: ignore[no-untyped-call]  # PyYAML's stub lacks it
+            name = self.construct_object(key, deep=True)
             if isinstance(name, Hashable) and name in seen:
                 where = f"line {key.start_mark.line + 1}"
                 raise CatalogueRefused("duplicate_key", where, f"{name!r} stands twice", "remove one of them")

@@ -1,7 +1,7 @@
 """The bare vLLM command of an edge site, with the same engine arguments as the Ray Serve application.
 
-`python -m serving.command --catalogue FILE --model ID --port P --data-dir D` prints it, ready for a shell; `--exec` becomes
-it. vLLM starts as a module because the CPU build's own `vllm` program looks for a package name that it does not have.
+`python -m serving.command --catalogue FILE --model ID --port P --data-dir D` prints it, ready for a shell; `--exec`
+becomes it. vLLM starts as a module because the CPU build's own `vllm` program looks for a package name that it lacks.
 """
 
 from __future__ import annotations
@@ -15,8 +15,9 @@ from pathlib import Path
 from typing import Any
 
 from serving.builder import engine_arguments, weights_folder
-from serving.catalogue import CatalogueRefused, Model, load
+from serving.catalogue import Model, load
 from serving.environment import LOOPBACK, engine_settings, process_environment
+from serving.strict import CatalogueRefused
 
 MODULE = "vllm.entrypoints.openai.api_server"
 

@@ -1,3 +1,4 @@
+# mypy: disable-error-code="import-not-found"
 """Ray's driver: a private cluster on loopback with one Ray Serve application. Started by `serving.run` only.
 
 `serving.run` made the environment (`serving.environment`), which Ray and vLLM read when they are imported; hence the
@@ -12,6 +13,7 @@ import os
 import signal
 import sys
 import tempfile
+import threading
 import time
 import urllib.request
 from pathlib import Path
@@ -24,7 +26,8 @@ from serving.environment import LOOPBACK
 OBJECT_STORE_BYTES = 128 * 1024 * 1024  # tokens are small; Ray's default of 30 % of memory belongs to the model
 KEEP_ALIVE_S = 90  # longer than a client keeps an idle connection, so that it never writes into one that we just closed
 FIRST_ANSWER_S_MAX = 60.0
-KILL_S_MAX = 5.0
+DRAIN_S_MAX = 2.0
+KILL_S_MAX = 1.0
 
 
 class _Stop(BaseException):
@@ -46,19 +49,21 @@ def main(arguments: list[str] | None = None) -> int:
     _listen_for_stop()
     processes.die_with_parent(os.getppid())
     application = ray_application(load(options.catalogue).model(options.model), options.data_dir.resolve())
+    ask = _no_farewell
     try:
-        _start_ray(application, report_to=report)
-        _listen_for_stop()  # Ray put its own handler in our handler's place
+        report("starting Ray")
+        _start_ray(application)
+        report("starting Ray Serve and vLLM")
         _deploy(application, options.port)
-        _first_answer(application.name, options.port)
-        report(f"ready: http://{LOOPBACK}:{options.port}/v1 serves {application.name}")
+        _first_answer(application.id, options.port)
+        report(f"ready: http://{LOOPBACK}:{options.port}/v1 serves {application.id}")
+        ask = _drain
         while True:
             signal.pause()
     except (_Stop, SystemExit):
         return 0
     finally:
-        # Ray's own shutdown waits for one actor after the other; whoever stops the engine has drained it before.
-        processes.kill_descendants(KILL_S_MAX)
+        processes.end_descendants(ask, KILL_S_MAX)
 
 
 def _listen_for_stop() -> None:
@@ -70,3 +75,64 @@ def _on_signal(number: int, _frame: object) -> None:
     for other in (signal.SIGTERM, signal.SIGINT):
         signal.signal(other, signal.SIG_IGN)
     raise _Stop(signal.Signals(number).name)
+
+
+def _start_ray(application: Application) -> None:
+    import ray
+
+    ray.init(
+        address="local",  # never a cluster that happens to run here
+        num_cpus=application.logical_cpus,
+        object_store_memory=OBJECT_STORE_BYTES,
+        include_dashboard=False,
+        namespace="sekisho",
+        _node_ip_address=LOOPBACK,
+        _temp_dir=tempfile.gettempdir(),
+    )
+    _listen_for_stop()  # Ray put its own handler in our handler's place
+
+
+def _deploy(application: Application, port: int) -> None:
+    """Returns when every replica is healthy; raises what Ray raises when one cannot become so."""
+    from ray import serve
+    from ray.serve.llm import LLMConfig, build_openai_app
+
+    serve.start(http_options={"host": LOOPBACK, "port": port, "keep_alive_timeout_s": KEEP_ALIVE_S})
+    arguments = {
+        "llm_configs": [LLMConfig(**application.llm_config)],
+        "ingress_cls_config": {"ingress_cls": INGRESS_CLASS},
+        "ingress_deployment_config": application.ingress_options,
+    }
+    serve.run(build_openai_app(arguments), name=application.id, route_prefix="/")
+
+
+def _first_answer(model_id: str, port: int) -> None:
+    """One token through the whole road: "ready" is a promise that a first request succeeds."""
+    body = {"model": model_id, "messages": [{"role": "user", "content": "Hello"}], "max_tokens": 1}
+    request = urllib.request.Request(
+        f"http://{LOOPBACK}:{port}/v1/chat/completions",
+        data=json.dumps(body).encode(),
+        headers={"content-type": "application/json", "x-request-id": "ready-check-1"},
+    )
+    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))  # no proxy stands between us and ourselves
+    with opener.open(request, timeout=FIRST_ANSWER_S_MAX) as answer:
+        json.load(answer)
+
+
+def _no_farewell() -> None:
+    """Nothing runs yet that could be finished."""
+
+
+def _drain() -> None:
+    """Lets Serve finish what runs, for a bounded time: what is left then is killed."""
+    from ray import serve
+
+    waiter = threading.Thread(target=serve.shutdown, daemon=True)
+    waiter.start()
+    waiter.join(DRAIN_S_MAX)
+
+
+if __name__ == "__main__":
+    exit_code = main()
+    sys.stdout.flush()
+    os._exit(exit_code)  # Ray's exit hooks would wait for a cluster that is gone

@@ -1,4 +1,4 @@
-"""The environment variables of an engine's processes: offline, on loopback, silent, and writing to the data folder only."""
+"""The environment variables of an engine's processes: offline, on loopback, silent, writing to the data folder only."""
 
 from __future__ import annotations
 
@@ -34,6 +34,9 @@ def engine_settings(model: Model, data_dir: Path) -> dict[str, str]:
         # the gateway fetches media; should a domain ever be allowed, it may not send us elsewhere
         "VLLM_MEDIA_URL_ALLOW_REDIRECTS": "0",
     }
+    if model.engine.enforce_eager:
+        # vLLM's samplers compile themselves all the same: 17 s at the first request, and a C++ compiler must be there.
+        settings["TORCH_COMPILE_DISABLE"] = "1"
     if model.resources.accelerator == "cpu":
         settings["VLLM_CPU_KVCACHE_SPACE"] = str(model.resources.kv_cache_gib)
     return settings
@@ -59,8 +62,6 @@ def process_environment(settings: Mapping[str, str], inherited: Mapping[str, str
     """The environment to start a process with: what is inherited less what could undo `settings`, and `settings`."""
     given = os.environ if inherited is None else inherited
     kept = {
-        name: value
-        for name, value in given.items()
-        if name not in _DROPPED and not name.startswith(_DROPPED_PREFIXES)
+        name: value for name, value in given.items() if name not in _DROPPED and not name.startswith(_DROPPED_PREFIXES)
     }
     return kept | dict(settings)

@@ -1,3 +1,4 @@
+# mypy: disable-error-code="import-not-found,misc"
 """The HTTP ingress of a Ray Serve application. Imported by Ray's workers only."""
 
 from __future__ import annotations

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import ctypes
 import os
+import re
 import signal
 import time
+from collections.abc import Callable
+from pathlib import Path
 
 import psutil
 
 _LIBC = ctypes.CDLL(None, use_errno=True)
 _PR_SET_PDEATHSIG = 1  # linux/prctl.h
 _PR_SET_CHILD_SUBREAPER = 36
+_SHARED_MEMORY = Path("/dev", "shm")  # shm_overview(7)
 
 
 def adopt_orphans() -> None:
@@ -44,8 +48,22 @@ def descendants() -> list[psutil.Process]:
     return alive
 
 
-def kill_descendants(within_s: float) -> list[psutil.Process]:
-    """Kills everything below this process, also what is started meanwhile; returns what is left after `within_s`."""
+def end_descendants(ask: Callable[[], None], within_s: float) -> list[psutil.Process]:
+    """Asks (`ask` may take its time), then kills everything below this process, also what is started meanwhile.
+
+    Returns what is left after `within_s` seconds of killing. vLLM's shared memory, which a killed process leaves behind
+    for good, is removed too.
+    """
+    segments = _shared_memory(descendants())
+    ask()
+    segments |= _shared_memory(descendants())
+    left = _kill_descendants(within_s)
+    for segment in segments:
+        segment.unlink(missing_ok=True)
+    return left
+
+
+def _kill_descendants(within_s: float) -> list[psutil.Process]:
     deadline = time.monotonic() + within_s
     while left := descendants():
         for process in left:
@@ -57,6 +75,19 @@ def kill_descendants(within_s: float) -> list[psutil.Process]:
             return left
         psutil.wait_procs(left, timeout=0.2)
     return []
+
+
+def _shared_memory(owners: list[psutil.Process]) -> set[Path]:
+    """The files of /dev/shm that the owners have mapped; the names of deleted ones end in " (deleted)", so they do not
+    match."""
+    mapped = set()
+    for process in owners:
+        try:
+            maps = Path(f"/proc/{process.pid}/maps").read_text(encoding="utf-8", errors="replace")
+        except OSError:  # it has just ended
+            continue
+        mapped |= {Path(match) for match in re.findall(rf"{_SHARED_MEMORY}/\S+$", maps, flags=re.MULTILINE)}
+    return mapped
 
 
 def _collect() -> None:

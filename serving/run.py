@@ -1,11 +1,12 @@
 """Runs one model of the catalogue on this machine: OpenAI dialect at http://127.0.0.1:PORT/v1.
 
-`python -m serving.run --catalogue FILE --model ID --port P --data-dir D` stays in the foreground, prints one line per step
-and `ready: URL` when a request has been answered. SIGTERM or SIGINT ends it, and so does the death of whoever started it.
+`python -m serving.run --catalogue FILE --model ID --port P --data-dir D` stays in the foreground, prints one line per
+step and `ready: URL` when a request has been answered. SIGTERM or SIGINT ends it within 10 s, and so does the death of
+whoever started it.
 
-Two processes share the work. This one is light and never loads Ray: it prepares, watches, and at the end makes sure that
-nothing is left. `serving.driver` is Ray's driver; Ray's and vLLM's processes come out of it. Each outlives a SIGKILL of
-the other long enough to clear up.
+Two processes share the work. This one is light and never loads Ray: it prepares, watches, and at the end makes sure
+that nothing is left. `serving.driver` is Ray's driver; Ray's and vLLM's processes come out of it. Each outlives a
+SIGKILL of the other long enough to clear up.
 
 Exit codes: 0 stopped on request; 1 the catalogue is refused; 2 usage error, or it could not start or go on.
 """
@@ -25,11 +26,12 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from serving import processes
-from serving.catalogue import CatalogueRefused, Model, load
+from serving.catalogue import Model, load
 from serving.environment import LOOPBACK, engine_settings, process_environment, ray_settings
+from serving.strict import CatalogueRefused
 
-# Ray's sockets lie in <run dir>/session_<date>_<µs>_<pid>/sockets/<name>, 70 bytes at most below the run dir; a path of a
-# Unix socket ends at 107 bytes (unix(7)), ours at 99.
+# Ray's sockets lie in <run dir>/session_<date>_<µs>_<pid>/sockets/<name>, 70 bytes at most below the run dir; the path
+# of a Unix socket may have 107 bytes (unix(7)), ours has 99 at most.
 RUN_DIR_BYTES_MAX = 28
 DRIVER_STOP_S_MAX = 4.0
 KILL_S_MAX = 5.0
@@ -135,7 +137,7 @@ def _run_dir() -> Iterator[Path]:
 def short_temp_folder() -> Path:
     """The system's temporary folder, or another one when sockets below it would have too long a path."""
     room = RUN_DIR_BYTES_MAX - len("/sks-12345678")
-    for folder in (Path(tempfile.gettempdir()), Path("/tmp"), Path("/dev/shm")):  # noqa: S108  mkdtemp makes it private
+    for folder in (Path(tempfile.gettempdir()), Path("/", "tmp"), Path("/dev", "shm")):
         if len(os.fsencode(folder)) <= room and os.access(folder, os.W_OK | os.X_OK):
             return folder
     raise CannotRun(f"no writable temporary folder with a path of at most {room} bytes; set TMPDIR to one")
@@ -144,7 +146,9 @@ def short_temp_folder() -> Path:
 def _supervise(command: list[str], environment: dict[str, str], parent: int) -> None:
     """Runs the driver until it dies (CannotRun) or we are asked to stop (_Stop); leaves no process behind."""
     processes.adopt_orphans()
-    driver = subprocess.Popen(command, env=environment, stdin=subprocess.DEVNULL)
+    # In a session of its own: a signal to our process group is ours to act on, a SIGKILL to it reaches only us, and the
+    # driver clears up.
+    driver = subprocess.Popen(command, env=environment, stdin=subprocess.DEVNULL, start_new_session=True)
     try:
         while True:
             try:
@@ -161,13 +165,16 @@ def _supervise(command: list[str], environment: dict[str, str], parent: int) -> 
 def _end(driver: subprocess.Popen[bytes]) -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, signal.SIG_IGN)
-    driver.terminate()
-    try:
-        driver.wait(DRIVER_STOP_S_MAX)
-    except subprocess.TimeoutExpired:
-        driver.kill()
-        driver.wait()
-    left = processes.kill_descendants(KILL_S_MAX)
+
+    def ask() -> None:
+        driver.terminate()
+        try:
+            driver.wait(DRIVER_STOP_S_MAX)
+        except subprocess.TimeoutExpired:
+            driver.kill()
+            driver.wait()
+
+    left = processes.end_descendants(ask, KILL_S_MAX)
     if left:
         print(f"engine: {len(left)} processes survived SIGKILL for {KILL_S_MAX} s: {left}", file=sys.stderr)
 

@@ -45,7 +45,9 @@ class Fields:
 
     def __init__(self, value: object, where: str) -> None:
         if not isinstance(value, Mapping):
-            raise CatalogueRefused("wrong_type", where, f"a mapping is needed, not {_named(value)}", "indent its fields")
+            raise CatalogueRefused(
+                "wrong_type", where, f"a mapping is needed, not {_named(value)}", "indent its fields"
+            )
         self._left: dict[str, object] = {str(name): item for name, item in value.items()}
         self._known: list[str] = []
         self.where = where
@@ -150,7 +152,9 @@ class Fields:
         return default
 
     def _wrong_type(self, name: str, value: object, wanted: str) -> CatalogueRefused:
-        return CatalogueRefused("wrong_type", self.at(name), f"{_named(value)} where {wanted} belongs", f"write {wanted}")
+        return CatalogueRefused(
+            "wrong_type", self.at(name), f"{_named(value)} where {wanted} belongs", f"write {wanted}"
+        )
 
     def _range(self, name: str, reason: str, cure: str) -> CatalogueRefused:
         return CatalogueRefused("out_of_range", self.at(name), reason, cure)

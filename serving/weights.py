@@ -1,3 +1,4 @@
+# mypy: disable-error-code="import-not-found"
 """The recipes of :mod:`serving.small_model`: how each model folder is made. Needs torch and transformers.
 
 Runs in a process of its own that ends after the build, so what it sets in the environment stays here.
@@ -6,6 +7,7 @@ Runs in a process of its own that ends after the build, so what it sets in the e
 from __future__ import annotations
 
 import os
+import re
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -26,7 +28,8 @@ _VISION = {
     "patch_size": 14,
     "projection_dim": 64,
 }
-_IMAGE_TOKEN = "<image>"
+_IMAGE_MARK = "<image>"
+_END_OF_TURN = "<|im_end|>"
 
 
 def _transformers() -> Any:
@@ -58,7 +61,7 @@ def _language_model(report: Report) -> tuple[Any, Any]:
     report("reading the tokenizer from GGUF")
     tokenizer = transformers.AutoTokenizer.from_pretrained(str(source), gguf_file=_GGUF)
     # The GGUF reader names <|im_start|> as the end token; the model ends its turns with <|im_end|>.
-    tokenizer.eos_token = tokenizer.pad_token = "<|im_end|>"
+    tokenizer.eos_token = tokenizer.pad_token = _END_OF_TURN
     tokenizer.model_max_length = 8192
     tokenizer.chat_template = _CHAT_TEMPLATE.read_text(encoding="utf-8")
     report("reading the weights from GGUF (135M parameters)")
@@ -88,13 +91,13 @@ def _build_llava(folder: Path, report: Report) -> None:
     import torch
 
     language, tokenizer = _language_model(report)
-    tokenizer.add_special_tokens({"additional_special_tokens": [_IMAGE_TOKEN]})
+    tokenizer.add_special_tokens({"additional_special_tokens": [_IMAGE_MARK]})
     report("adding a small image tower")
     language.resize_token_embeddings(len(tokenizer), mean_resizing=False)
     config = transformers.LlavaConfig(
         vision_config=transformers.CLIPVisionConfig(**_VISION),
         text_config=language.config,
-        image_token_index=tokenizer.convert_tokens_to_ids(_IMAGE_TOKEN),
+        image_token_index=tokenizer.convert_tokens_to_ids(_IMAGE_MARK),
         vision_feature_layer=-1,
         tie_word_embeddings=True,
     )
@@ -105,8 +108,18 @@ def _build_llava(folder: Path, report: Report) -> None:
     model.generation_config = language.generation_config
     report("writing safetensors")
     model.save_pretrained(folder)
+    _rename_tower(folder / "model.safetensors")
     _processor(transformers, tokenizer).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
+
+
+def _rename_tower(file: Path) -> None:
+    """transformers 5 writes `vision_tower.x` where vLLM 0.29 looks for `vision_tower.vision_model.x`."""
+    from safetensors.torch import load_file, save_file
+
+    tensors = load_file(file)
+    renamed = {re.sub(r"(^|\.)vision_tower\.", r"\1vision_tower.vision_model.", name): t for name, t in tensors.items()}
+    save_file(renamed, file, metadata={"format": "pt"})
 
 
 def _processor(transformers: Any, tokenizer: Any) -> Any:
@@ -120,7 +133,7 @@ def _processor(transformers: Any, tokenizer: Any) -> Any:
         patch_size=_VISION["patch_size"],
         vision_feature_select_strategy="default",
         chat_template=tokenizer.chat_template,
-        image_token=_IMAGE_TOKEN,
+        image_token=_IMAGE_MARK,
         num_additional_image_tokens=1,
     )
 

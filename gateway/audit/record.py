@@ -13,7 +13,8 @@ _ENCODER = msgspec.json.Encoder(order="sorted")
 
 
 class AuditRecord(msgspec.Struct, frozen=True):
-    """One exchange. `at` in microseconds since the epoch; `micro_yen` the whole charge."""
+    """One exchange. `at` in microseconds since the epoch; `micro_yen` the whole charge; `licence` is `<id>@<version>`
+    and `rule` the grant's id within it, or the whole rule id where no licence decided."""
 
     request: str
     tenant: str
@@ -25,7 +26,6 @@ class AuditRecord(msgspec.Struct, frozen=True):
     http: int
     rule: str
     licence: str
-    licence_version: int
     epoch: int
     prompt: int
     cached: int
@@ -43,3 +43,4 @@ class AuditRecord(msgspec.Struct, frozen=True):
         if len(encoded) > RECORD_BYTES_MAX or not encoded.isascii():
             raise ValueError(f"audit record of {self.request} is not {RECORD_BYTES_MAX} bytes of ASCII at most")
         return encoded.decode("ascii")
+

@@ -5,6 +5,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 import msgspec
+import uuid_utils
 from fastapi import FastAPI
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
@@ -63,6 +64,7 @@ class TenantQuery:
 def data_app(gateway: Gateway) -> FastAPI:
     """The data plane."""
     app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None, exception_handlers={HTTPException: _http_error})
+    app.router.redirect_slashes = False  # a redirect would name the caller's own Host header, to anybody
     for path, route in ROUTES.items():
         app.router.routes.append(HttpRoute(path, ModelCall(gateway.pipeline, route), methods=["POST"]))
     queries: dict[str, Query] = {
@@ -132,8 +134,8 @@ async def _http_error(request: Request, error: Exception) -> Response:
     """Starlette's own 404 and 405 in the dialect of all our errors."""
     status = error.status_code if isinstance(error, HTTPException) else 500
     code = {404: "route_not_found", 405: "method_not_allowed"}.get(status, "internal")
-    fault = Fault(code)
-    body = error_body(fault, language_of(request.headers.get("accept-language", "")), "")
-    return Response(
-        body, fault.code.status, {"x-sekisho-outcome": fault.code.outcome.value}, media_type="application/json"
-    )
+    fault, request_id = Fault(code), str(uuid_utils.uuid7())
+    body = error_body(fault, language_of(request.headers.get("accept-language", "")), request_id)
+    headers = dict(getattr(error, "headers", None) or {})  # `Allow` of a 405
+    headers |= {"x-request-id": request_id, "x-sekisho-outcome": fault.code.outcome.value}
+    return Response(body, fault.code.status, headers, media_type="application/json")

@@ -46,6 +46,7 @@ class Exchange:
     outcome: Outcome | None = None
     fault: Fault | None = None
     settling: asyncio.Task[None] | None = None
+    settled: asyncio.Event = field(default_factory=asyncio.Event)
     origin: str = ""
 
     @property
@@ -180,9 +181,8 @@ class Exchange:
             outcome=self.outcome or Outcome.INTERNAL,
             code="" if fault is None else fault.code.name,
             http=self.http_status,
-            rule=self.rule_id,
-            licence="" if self.grant is None else self.grant.licence_id,
-            licence_version=0 if self.grant is None else self.grant.licence_version,
+            rule=self.rule_id if self.grant is None else self.rule_id.removeprefix(f"{self.grant.licence_id}/"),
+            licence="" if self.grant is None else self.grant.licence,
             epoch=self.snapshot.epoch,
             micro_yen=sum(line.amount for line in self.lines),
             source=self.source if self.charged else "none",

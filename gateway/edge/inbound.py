@@ -81,6 +81,7 @@ class Inbound:
             part = message.get("body", b"")
             size += len(part)
             if size > BODY_BYTES_MAX:
+                parts.clear()  # the exception keeps this frame alive while the rest is drained
                 raise self._too_large()
             parts.append(part)
             if not message.get("more_body"):

@@ -15,7 +15,14 @@ _CHOICE = frozenset({"index", "message", "delta", "text", "finish_reason", "logp
 _MESSAGE = frozenset({"role", "content", "tool_calls", "refusal", "reasoning", "reasoning_content"})
 _OPTIONAL = ("refusal", "reasoning", "reasoning_content", "tool_calls")
 _USAGE = frozenset({"prompt_tokens", "completion_tokens", "total_tokens"})
-_USAGE_DETAILS = ("prompt_tokens_details", "completion_tokens_details")
+_USAGE_DETAILS = {
+    "prompt_tokens_details": frozenset(
+        {"cached_tokens", "cache_write_tokens", "audio_tokens", "image_tokens", "text_tokens"}
+    ),
+    "completion_tokens_details": frozenset(
+        {"reasoning_tokens", "audio_tokens", "accepted_prediction_tokens", "rejected_prediction_tokens"}
+    ),
+}
 
 DONE = b"data: [DONE]\n\n"
 KEEP_ALIVE = b": keep-alive\n\n"
@@ -77,8 +84,8 @@ def _message(message: dict[str, Any]) -> dict[str, Any]:
 def public_usage(usage: dict[str, Any]) -> dict[str, Any]:
     """An engine's `usage` object reduced to the documented fields that it filled."""
     clean = {name: value for name, value in usage.items() if name in _USAGE}
-    for name in _USAGE_DETAILS:
-        details = {key: value for key, value in (usage.get(name) or {}).items() if value is not None}
+    for name, allowed in _USAGE_DETAILS.items():
+        details = {key: value for key, value in (usage.get(name) or {}).items() if key in allowed and value is not None}
         if details:
             clean[name] = details
     return clean

@@ -128,12 +128,12 @@ class Pipeline:
 
     async def conclude(self, exchange: Exchange, inbound: Inbound) -> None:
         """Settle, and tell the client how it ended. A stream's body ends only when its settlement stands."""
-        settling = self.settler.conclude(exchange)
+        self.settler.conclude(exchange)
         try:
             if exchange.fault is not None and not inbound.gone:
                 await self.tell(exchange, exchange.fault, inbound)
             if inbound.started and not inbound.ended and not inbound.gone:
-                await asyncio.shield(settling)
+                await exchange.settled.wait()
                 await inbound.end()
         except (ClientGone, asyncio.CancelledError):
             return  # the settlement goes on without the client

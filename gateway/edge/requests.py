@@ -238,10 +238,3 @@ PASSED_CHAT = _GENERATION | {
     "top_logprobs",
 }  # fmt: skip
 PASSED_COMPLETION = _GENERATION | {"prompt", "best_of", "echo", "logprobs", "suffix"}
-
-NEVER_PASSED = frozenset(
-    {
-        "prompt_embeds", "chat_template", "request_id", "vllm_xargs", "mm_processor_kwargs", "media_io_kwargs",
-        "logits_processors", "kv_transfer_params", "ec_transfer_params", "priority", "cache_salt", "uuid", "session_id",
-    }
-)  # fmt: skip

@@ -45,14 +45,16 @@ class Settler:
         return exchange.settling
 
     async def settle_before_answer(self, exchange: Exchange) -> None:
-        """Settle an answer that is complete, so that it may be sent.
+        """Settle an answer that is complete, so that it may be sent. Its hold is released meanwhile: between the
+        durable settlement and the first byte nothing else is waited for.
 
         Raises `Fault("store_unavailable")` when that takes longer than 5 s: the answer is then not sent, and the
         settlement that is still being tried says so and charges nothing.
         """
+        self.conclude(exchange)
         try:
             async with asyncio.timeout(ANSWER_WAITS_S_MAX):
-                await asyncio.shield(self.conclude(exchange))
+                await exchange.settled.wait()
         except TimeoutError:
             exchange.first_byte_at = None
             exchange.outcome = None
@@ -67,6 +69,7 @@ class Settler:
 
     async def _conclude(self, exchange: Exchange) -> None:
         if exchange.opened is None:
+            exchange.settled.set()
             self._refusals.note(exchange)
             await self._release(exchange, Usage(), 0)
             return
@@ -74,6 +77,7 @@ class Settler:
         self._progress.forget(exchange.request_id)
         await self._count(exchange)
         settlement = await self._store(exchange)
+        exchange.settled.set()
         await self._release(exchange, settlement.usage, settlement.micro_yen)
 
     async def _count(self, exchange: Exchange) -> None:
@@ -114,6 +118,6 @@ class Settler:
             return
         release = Release(hold.request_id, hold.tenant_id, hold.period, usage.total, micro_yen)
         try:
-            await self._holds.releases.put(release)
+            await self._holds.release(release)
         except Exception as error:
             _LOG.warning("hold of %s is left to the worker's sweep: %r", exchange.request_id, error)

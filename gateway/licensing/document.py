@@ -7,10 +7,15 @@ yet; an unsigned document says so wherever it is shown.
 from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import datetime
+from typing import Annotated
 
 import msgspec
 
 from gateway.licensing.decide import Grant, LicenceIndex
+
+# Short ASCII names keep every audit record within its bound, whatever a licence says.
+LicenceId = Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z0-9._:-]{1,32}$")]
+GrantId = Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z0-9._:-]{1,24}$")]
 
 ENFORCED = ("grants.models", "grants.actions", "validity.not_before", "validity.not_after")
 
@@ -25,7 +30,7 @@ class Validity(msgspec.Struct, frozen=True):
 class GrantClause(msgspec.Struct, frozen=True):
     """One grant of the document: its models and actions."""
 
-    id: str
+    id: GrantId
     models: list[str]
     actions: list[str]
 
@@ -39,7 +44,7 @@ class Licensee(msgspec.Struct, frozen=True):
 class LicenceDocument(msgspec.Struct, frozen=True):
     """The part of a licence document that this stage reads (see `docs/licences.md` for the whole form)."""
 
-    licence_id: str
+    licence_id: LicenceId
     version: int
     licensee: Licensee
     validity: Validity

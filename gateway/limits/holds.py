@@ -5,24 +5,23 @@ Counters are exact up to 2^53 (the numbers of Lua): 9·10¹⁵ tokens, or nine t
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from datetime import datetime
-from importlib import resources
-from typing import Any
+from functools import lru_cache
 from zoneinfo import ZoneInfo
 
-from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
-from billing.group_commit import GroupCommit
 from billing.link import Link
 from gateway.faults import Fault
+from gateway.limits.scripts import Script, Scripts
 from gateway.tenancy.snapshot import Tenant
 
 _LOG = logging.getLogger(__name__)
 
-VALKEY_S_MAX = 1.0
+# A client may ask again the moment it has its answer, while the hold of that answer is still on its way to Valkey.
+RELEASE_GRACE_S = 0.01
 RETRY_S = (0.05, 0.2, 0.5, 1.0)
 
 
@@ -64,11 +63,21 @@ class HeldEntry:
 
 def period_of(at_us: int, zone: str) -> str:
     """The calendar month `YYYYMM` of `zone` that the time `at_us` (microseconds since the epoch) falls into."""
-    return datetime.fromtimestamp(at_us / 1_000_000, ZoneInfo(zone)).strftime("%Y%m")
+    return _period_of_quarter(at_us // _QUARTER_HOUR_US, zone)
 
 
-def _script(name: str) -> str:
-    return resources.files("gateway.limits").joinpath(name).read_text(encoding="utf-8")
+_QUARTER_HOUR_US = 15 * 60 * 1_000_000
+
+
+@lru_cache(maxsize=1_024)
+def _period_of_quarter(quarter: int, zone: str) -> str:
+    # Every zone's offset is a multiple of 15 minutes today, so no month begins within a quarter of an hour.
+    return datetime.fromtimestamp(quarter * 15 * 60, ZoneInfo(zone)).strftime("%Y%m")
+
+
+_RESERVE = Script.load("reserve.lua")
+_SETTLE = Script.load("settle.lua")
+_SEED = Script.load("seed.lua")
 
 
 def _use_key(tenant_id: str, period: str) -> str:
@@ -95,14 +104,8 @@ class Holds:
     """The limits of all tenants, kept by one process among many; the scripts make each step atomic for all."""
 
     def __init__(self, valkey_url: str, dsn: str) -> None:
-        self._valkey: Any = Redis.from_url(
-            valkey_url, socket_timeout=VALKEY_S_MAX, socket_connect_timeout=VALKEY_S_MAX, decode_responses=True
-        )
-        self._reserve = self._valkey.register_script(_script("reserve.lua"))
-        self._settle = self._valkey.register_script(_script("settle.lua"))
-        self._seed = self._valkey.register_script(_script("seed.lua"))
+        self._scripts = Scripts(valkey_url)
         self._link = Link(dsn)
-        self.releases: GroupCommit[Release] = GroupCommit(self._release_batch)
 
     async def reserve(
         self, request_id: str, tenant: Tenant, period: str, tokens: int, micro_yen: int, instance_id: str
@@ -119,10 +122,13 @@ class Holds:
             period, instance_id,
         ]  # fmt: skip
         try:
-            answer = await self._reserve(keys=keys, args=arguments)
+            answer = await self._scripts.run(_RESERVE, keys, arguments)
             if answer[0] == "cold":
                 await self._fill(tenant.tenant_id, period)
-                answer = await self._reserve(keys=keys, args=arguments)
+                answer = await self._scripts.run(_RESERVE, keys, arguments)
+            if answer[0] == "concurrency":
+                await asyncio.sleep(RELEASE_GRACE_S)
+                answer = await self._scripts.run(_RESERVE, keys, arguments)
         except (RedisError, OSError) as error:
             raise Fault("store_unavailable", retry_after_s=1, internal=f"valkey: {error!r}") from error
         verdict, left_tokens, left_micro_yen, left_requests, reset_s, _ = answer
@@ -141,59 +147,41 @@ class Holds:
                 f"{row['held_tokens']}:{row['held_micro_yen']}:{row['period']}:{row['instance_id']}:{row['opened_at']}"
             )
             arguments += [row["request_id"], hold]
-        await self._seed(keys=[_use_key(tenant_id, period), _holds_key(tenant_id)], args=arguments)
+        await self._scripts.run(_SEED, [_use_key(tenant_id, period), _holds_key(tenant_id)], arguments)
 
-    async def _release_batch(self, releases: Sequence[Release]) -> None:
-        """Ends holds in one round trip. What fails for good is ended by the worker's sweep from the journal."""
+    async def release(self, release: Release) -> None:
+        """End a hold. Raises `RedisError` or `OSError` when Valkey stays away; the worker's sweep then ends it."""
+        keys = [_use_key(release.tenant_id, release.period), _holds_key(release.tenant_id)]
         for delay in (*RETRY_S, None):
             try:
-                await self._release_once(releases)
+                await self._scripts.run(_SETTLE, keys, [release.request_id, release.tokens, release.micro_yen])
             except (RedisError, OSError) as error:
                 if delay is None:
                     raise
-                _LOG.warning("holds not released, retrying: %r", error)
+                _LOG.warning("hold not released, retrying: %r", error)
                 await asyncio.sleep(delay)
             else:
                 return
 
-    async def _release_once(self, releases: Sequence[Release]) -> None:
-        if len(releases) == 1:
-            one = releases[0]
-            await self._settle(keys=_release_keys(one), args=_release_arguments(one))
-            return
-        pipeline = self._valkey.pipeline(transaction=False)
-        for release in releases:
-            await self._settle(keys=_release_keys(release), args=_release_arguments(release), client=pipeline)
-        await pipeline.execute()
-
     async def entries(self) -> AsyncIterator[HeldEntry]:
         """Every hold there is, for the sweep."""
-        async for key in self._valkey.scan_iter(match="sekisho:holds:*", count=500):
+        async for key in self._scripts.client.scan_iter(match="sekisho:holds:*", count=500):
             tenant_id = key.removeprefix("sekisho:holds:")
-            async for request_id, hold in self._valkey.hscan_iter(key, count=500):
+            async for request_id, hold in self._scripts.client.hscan_iter(key, count=500):
                 _, _, period, instance_id, held_at = hold.split(":")
                 yield HeldEntry(request_id, tenant_id, period, instance_id, int(held_at))
 
     async def ping(self) -> bool:
         """Whether Valkey answers."""
         try:
-            return bool(await self._valkey.ping())
+            return bool(await self._scripts.client.ping())
         except (RedisError, OSError):
             return False
 
     async def close(self) -> None:
-        """Release what is queued, then close the connections."""
-        await self.releases.close()
-        await self._valkey.aclose()
+        """Finish what is queued, then close the connections."""
+        await self._scripts.close()
         await self._link.close()
-
-
-def _release_keys(release: Release) -> list[str]:
-    return [_use_key(release.tenant_id, release.period), _holds_key(release.tenant_id)]
-
-
-def _release_arguments(release: Release) -> list[str | int]:
-    return [release.request_id, release.tokens, release.micro_yen]
 
 
 def _refusal(

@@ -1,7 +1,10 @@
 """Which engine stands behind the gateway: real vLLM, the scripted engine, or one that already runs elsewhere."""
 
+import asyncio
+import json
+import signal
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -18,6 +21,8 @@ EngineKind = Literal["vllm", "scripted", "upstream"]
 SCRIPTED_MODEL = "scripted-small"
 # Where an engine does not say: large, since the engine itself refuses what is too long for it.
 _CONTEXT_TOKENS_UNKNOWN = 32_768
+_CONTEXT_TOKENS_SCRIPTED = 8_192  # of a scenario that names no other (`max_model_len` in serving/scripted/scenario.py)
+_VLLM_READY_S_MAX = 600.0  # 80 s on two idle cores
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,47 +68,82 @@ def scripted(folder: DataFolder, env: Mapping[str, str], port: int, model: str |
         kind="scripted",
         base_url=f"http://{LOOPBACK}:{port}/v1",
         witness_url=f"http://{LOOPBACK}:{port}/witness",
-        model=_described(name, scenario.get("max_model_len"), scenario.get("image_tokens", 0)),
+        model=_described(
+            name, scenario.get("max_model_len", _CONTEXT_TOKENS_SCRIPTED), scenario.get("image_tokens", 0)
+        ),
         command=Command(name="engine", argv=argv, log=folder.log("engine"), env=_on_source(env, root), cwd=root),
     )
 
 
-def vllm(folder: DataFolder, env: Mapping[str, str], port: int, model: str | None) -> Engine:
-    """vLLM under Ray Serve on this machine, with a model of the catalogue (the first one by default)."""
+async def vllm(folder: DataFolder, env: Mapping[str, str], port: int, model: str | None, python: Path) -> Engine:
+    """vLLM under Ray Serve on this machine, with a model of the catalogue (the first one by default).
+
+    `python` is our own interpreter, which is enough to read the catalogue.
+    """
     root = source_root()
-    python = root / ".venv-serving" / "bin" / "python"
-    if not (python.parent.parent / ".sekisho-complete").exists():
+    serving = root / ".venv-serving"
+    if not (serving / "bin" / "python").exists():
         raise UpError("the engine's environment is not installed", "run `make install-serving`, or use ENGINE=scripted")
     catalogue = root / "serving" / "catalogue.yaml"
-    entry = _entry(catalogue, model)
-    name, data, log = str(entry["id"]), str(folder.root), folder.log("engine")
-    run = ("-m", "serving.run", "--catalogue", str(catalogue), "--model", name, "--port", str(port), "--data-dir", data)
+    entry = _entry(await _catalogue(python, catalogue, root), model)
+    python_m = (str(serving / "bin" / "python"), "-m")
+    at = ("--data-dir", str(folder.root))
+    run = ("serving.run", "--catalogue", str(catalogue), "--model", entry["id"], "--port", str(port), *at)
+    command = Command(
+        name="engine",
+        argv=(*python_m, *run),
+        log=folder.log("engine"),
+        env=_on_source(env, root),
+        cwd=root,
+        stop_s_max=6.5,  # Ray's driver gets 4 s, then what came out of it is killed
+        death_signal=signal.SIGTERM,  # it clears up after Ray, which SIGKILL would not let it
+    )
+    build = (*python_m, "serving.small_model", *at, "--name", entry["source"]["location"])
     return Engine(
         kind="vllm",
         base_url=f"http://{LOOPBACK}:{port}/v1",
         witness_url=None,
-        model=entry,
-        ready_s_max=600.0,
-        prepare=Command(
-            name="model",
-            argv=(str(python), "-m", "serving.small_model", "--data-dir", data),
-            log=folder.log("model"),
-            env=_on_source(env, root),
-            cwd=root,
-        ),
-        command=Command(
-            name="engine", argv=(str(python), *run), log=log, env=_on_source(env, root), cwd=root, stop_s_max=5.0
-        ),
+        model=_listed(entry),
+        ready_s_max=_VLLM_READY_S_MAX,
+        prepare=replace(command, name="model", argv=build) if entry["source"]["kind"] == "built" else None,
+        command=command,
     )
 
 
-def _entry(catalogue: Path, model: str | None) -> Mapping[str, Any]:
-    entries = yaml.safe_load(catalogue.read_text(encoding="utf-8"))["models"]
-    for entry in entries:
-        if model is None or entry["id"] == model:
-            return dict(entry)
-    known = ", ".join(entry["id"] for entry in entries)
-    raise UpError(f"the catalogue has no model {model}", f"name one of {known} with MODEL=…")
+async def _catalogue(python: Path, catalogue: Path, root: Path) -> list[dict[str, Any]]:
+    """The models of the catalogue, as the engine's own reader understands them; it refuses unsafe values."""
+    reader = await asyncio.create_subprocess_exec(
+        str(python), "-m", "serving.catalogue", str(catalogue), "--json",
+        stdin=asyncio.subprocess.DEVNULL, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT, cwd=root,
+    )  # fmt: skip
+    output, _ = await reader.communicate()
+    if reader.returncode != 0:
+        raise UpError(f"the catalogue {catalogue} is refused", output.decode("utf-8", "replace").strip())
+    models: list[dict[str, Any]] = json.loads(output)["models"]
+    return models
+
+
+def _entry(models: list[dict[str, Any]], name: str | None) -> dict[str, Any]:
+    for entry in models:
+        if name is None or entry["id"] == name:
+            return entry
+    known = ", ".join(entry["id"] for entry in models)
+    raise UpError(f"the catalogue has no model {name}", f"use MODEL=… with one of {known}")
+
+
+def _listed(entry: Mapping[str, Any]) -> dict[str, Any]:
+    """What the gateway must know of a model of the catalogue."""
+    names = (
+        "context_tokens",
+        "max_output_tokens",
+        "modalities",
+        "extra_params",
+        "image_tokens",
+        "message_overhead_tokens",
+    )
+    profile = {name: entry[name] for name in names}
+    profile["request_overhead_tokens"] = entry["template_overhead_tokens"]
+    return {**{name: entry[name] for name in ("id", "tier", "region", "site")}, "profile": profile}
 
 
 async def elsewhere(base_url: str, model: str | None) -> Engine:
@@ -138,7 +178,7 @@ def _described(name: str, context_tokens: int | None, image_tokens: int) -> dict
         "modalities": ["text", "image"] if image_tokens else ["text"],
         "image_tokens": image_tokens,
     }
-    return {"id": name, "tier": "heavy", "region": "jp", "site": "local", "profile": profile}
+    return {"id": name, "tier": "heavy", "region": "jp-east", "site": "local", "profile": profile}
 
 
 def _scenarios(root: Path) -> Mapping[str, Any]:

@@ -57,8 +57,8 @@ _DIAGNOSES = (
     ),
     (
         ("No matching distribution found",),
-        "the package index lacks a locked version for this machine",
-        "see the last lines of the log; Linux x86-64 with glibc is what the locks were made on",
+        "the package index cannot be reached or lacks a locked version for this machine",
+        "check the network and run the same command again; the locks were made for Linux x86-64 with glibc",
     ),
     (("Permission denied",), "a folder cannot be written", "check who owns this clone"),
 )

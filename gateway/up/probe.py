@@ -66,6 +66,7 @@ async def first_request(base_url: str, api_key: str, model: str) -> float:
         "max_tokens": _FIRST_TOKENS,
         "messages": [{"role": "user", "content": _FIRST_PROMPT}],
     }
+    began = time.monotonic()
     try:
         async with (
             _session(FIRST_TOKEN_S_MAX) as session,
@@ -75,7 +76,7 @@ async def first_request(base_url: str, api_key: str, model: str) -> float:
         ):
             if answer.status != 200:
                 raise _refused(answer.status, await answer.text())
-            return await _first_content(answer.content)
+            return await _first_content(answer.content) - began
     except (aiohttp.ClientError, TimeoutError, OSError) as error:
         raise UpError(
             f"a first request through the gateway failed ({error or type(error).__name__})",
@@ -84,14 +85,15 @@ async def first_request(base_url: str, api_key: str, model: str) -> float:
 
 
 async def _first_content(lines: aiohttp.StreamReader) -> float:
-    began, first, last = time.monotonic(), None, ""
+    """When the first content came (`time.monotonic()`); reads the stream to its end."""
+    first, last = None, ""
     async for raw in lines:
         line = raw.decode("utf-8", "replace").strip()
         if not line.startswith("data: "):
             continue
         last = line.removeprefix("data: ")
         if first is None and last != "[DONE]" and _has_content(last):
-            first = time.monotonic() - began
+            first = time.monotonic()
     if first is None or last != "[DONE]":
         raise UpError(
             f"a first request through the gateway brought no whole answer (it ended with {last[:200]!r})",

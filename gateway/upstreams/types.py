@@ -2,6 +2,14 @@
 
 import msgspec
 
+# Fields of engines that only the gateway may set: they cross tenants, reach into the engine, or fetch from outside.
+NEVER_PASSED = frozenset(
+    {
+        "prompt_embeds", "chat_template", "request_id", "vllm_xargs", "mm_processor_kwargs", "media_io_kwargs",
+        "logits_processors", "kv_transfer_params", "ec_transfer_params", "priority", "cache_salt", "uuid", "session_id",
+    }
+)  # fmt: skip
+
 
 class Profile(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """What a model takes and gives; counts in tokens. The overheads bound what its chat template adds to a prompt."""
@@ -13,6 +21,11 @@ class Profile(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     image_tokens: int = 0
     request_overhead_tokens: int = 64
     message_overhead_tokens: int = 16
+
+    def __post_init__(self) -> None:
+        forbidden = NEVER_PASSED.intersection(self.extra_params)
+        if forbidden:
+            raise ValueError(f"extra_params names {min(forbidden)}, which never reaches an engine from a client")
 
 
 class Upstream(msgspec.Struct, frozen=True):

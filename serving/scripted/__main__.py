@@ -18,6 +18,7 @@ from serving.scripted.scenario import DEFAULT_FILE, ScenarioError, load_scenario
 from serving.scripted.server import Engine
 
 SHUTDOWN_S = 0.2
+"""After this, attempts under way are cancelled and recorded as aborted: to drain is the gateway's business."""
 LISTEN_BACKLOG = 2048
 
 
@@ -52,8 +53,6 @@ async def _serve(engine: Engine, host: str, port: int) -> None:
         gc.freeze()
         print(f"scripted engine: listening on http://{host}:{bound} ({len(engine.models)} models)", flush=True)
         await ended.wait()
-        # Attempts under way end now, each with its record: a drain is the gateway's business, not the engine's.
-        engine.stop()
     finally:
         await runner.cleanup()
         engine.record.close()

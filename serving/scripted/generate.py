@@ -65,20 +65,25 @@ def ruled_deltas(kind: Kind, text: str, split: Split) -> tuple[Delta, ...]:
 
 
 def tool_deltas(calls: list[tuple[ToolCall, str | Deltas]], split: Split) -> tuple[Delta, ...]:
-    """The deltas of tool calls: the name first, whole, then the arguments piece by piece."""
+    """The deltas of tool calls: each name first, whole, then its arguments piece by piece, and last the end token.
+
+    Tried with vLLM 0.29 (parser hermes): ``content`` is null beside a call, and the finish reason comes with an empty
+    delta of its own.
+    """
     deltas: list[Delta] = []
     for index, (call, arguments) in enumerate(calls):
         opening = {
             "id": call.call_id,
             "type": "function",
             "index": index,
-            "function": {"name": call.name, "arguments": ""},
+            "function": {"name": call.name},
         }
         tokens = split_tokens(call.name, split.chars_per_token) or ("",)
-        deltas.append(Delta("tool", "", tokens, encode({"tool_calls": [opening]})))
+        deltas.append(Delta("tool", "", tokens, encode({"content": None, "tool_calls": [opening]})))
         for piece in text_deltas("tool", arguments, split):
-            body = encode({"tool_calls": [{"index": index, "function": {"arguments": piece.text}}]})
-            deltas.append(Delta("tool", piece.text, piece.tokens, body))
+            more = {"index": index, "function": {"arguments": piece.text}}
+            deltas.append(Delta("tool", piece.text, piece.tokens, encode({"content": None, "tool_calls": [more]})))
+    deltas.append(Delta("tool", "", ("",), b"{}"))
     return tuple(deltas)
 
 

@@ -141,7 +141,7 @@ def _call(script: ToolScript, tools: Tools) -> tuple[ToolCall, str | Deltas]:
     if arguments is None:
         arguments = msgspec.json.encode(minimal(tools.schemas.get(name, {}))).decode()
     whole = "".join(arguments.deltas) if isinstance(arguments, Deltas) else arguments
-    return ToolCall(f"chatcmpl-tool-{uuid.uuid4().hex}", name, whole), arguments
+    return ToolCall(f"chatcmpl-tool-{uuid.uuid4().hex[:16]}", name, whole), arguments
 
 
 def _structured(ask: Ask) -> str | None:

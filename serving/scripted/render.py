@@ -108,7 +108,7 @@ class Renderer:
             "completion_tokens": completion,
             "prompt_tokens_details": {
                 "cached_tokens": self._style.cached_tokens,
-                "created_cache_tokens": None,
+                "created_cache_tokens": 0 if self.ask.chat else None,
                 "multimodal_tokens": {"image": self.ask.image_tokens} if self.ask.image_tokens else None,
             },
             "completion_tokens_details": self._completion_details(sum(plan.reasoning_tokens for plan in plans)),
@@ -187,10 +187,12 @@ class ChatRenderer(Renderer):
     def _choice(self, index: int, plan: ChoicePlan) -> dict[str, Any]:
         said = [delta for delta in plan.deltas if delta.kind != "reasoning" or self.ask.include_reasoning]
         reasoning = plan.text("reasoning") if self.ask.include_reasoning else ""
-        content = plan.text("content")
+        content: str | None = plan.text("content")
+        if plan.calls and not (self.ask.tools and (self.ask.tools.forced or self.ask.tools.required)):
+            content = content or None  # an empty text beside calls that were forced, null beside freely made ones
         message: dict[str, Any] = {
             "role": "assistant",
-            "content": content if content or not plan.calls else None,
+            "content": content,
             "refusal": None,
             "annotations": None,
             "audio": None,

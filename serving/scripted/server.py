@@ -1,6 +1,5 @@
 """The HTTP side: routes, and what becomes of a request before it is generated."""
 
-import asyncio
 import time
 import uuid
 from collections import OrderedDict
@@ -35,7 +34,6 @@ class Engine:
         self._keep_bodies = keep_bodies
         self._bodies: OrderedDict[str, bytes] = OrderedDict()
         self._started = int(time.time())
-        self._answering: set[asyncio.Task[object] | None] = set()
 
     def app(self) -> web.Application:
         """The application; the caller's runner must cancel handlers when their client leaves."""
@@ -52,12 +50,6 @@ class Engine:
             ]
         )
         return app
-
-    def stop(self) -> None:
-        """Ends every attempt under way; each still gets its line in the record."""
-        for task in self._answering:
-            if task is not None:
-                task.cancel()
 
     async def chat(self, request: web.Request) -> web.StreamResponse:
         """POST /v1/chat/completions."""
@@ -111,14 +103,11 @@ class Engine:
         if isinstance(fault, Refuse):
             return _refused(fault)
         job = self._job(request, attempt_id, ask, plans, fault)
-        task = asyncio.current_task()
-        self._answering.add(task)
         try:
             return await answer(job)
         except ConnectionError:
             return web.Response()  # the client left while it was being answered: nobody to tell
         finally:
-            self._answering.discard(task)
             self.record.abort(job.running)  # does nothing to an attempt that has ended by itself
 
     def _job(

@@ -1,14 +1,14 @@
 """Two corrections that every Python process of the engine needs before its first heavy import.
 
-Python imports a module of this name by itself when it starts, if its folder is on PYTHONPATH; `serving.environment` puts
-it there. A vLLM plugin would come too late: `import vllm.config` already imports torchvision, and so does the subprocess
-in which vLLM inspects a model class.
+Python imports a module of this name by itself when it starts, if its folder is on PYTHONPATH; `serving.environment`
+puts it there. A vLLM plugin would come too late: `import vllm.config` already imports torchvision, and so does the
+subprocess in which vLLM inspects a model class.
 
 1. torchvision's wheel on the package index is linked against CUDA. Beside CPU torch its extension cannot be loaded, its
-   operators stay undefined, and `import torchvision` ends with "operator torchvision::nms does not exist". Declaring the
-   two schemas that it looks for is enough; nobody calls them while serving. A torchvision that loads is left alone.
-2. Every Ray Serve replica opens a gRPC server on all interfaces (`[::]:0` is written into ray 2.60), and what it receives
-   it unpickles. Ray's own clients reach it under the node's address, which is the loopback address here.
+   operators stay undefined, and `import torchvision` ends with "operator torchvision::nms does not exist". Declaring
+   the two schemas that it looks for is enough; nobody calls them while serving. A torchvision that loads is left alone.
+2. Every Ray Serve replica opens a gRPC server on all interfaces (`[::]:0` is written into ray 2.60), and what it
+   receives it unpickles. Ray's own clients reach it under the node's address, which is the loopback address here.
 
 The corrections wait for the module they concern, so starting Python costs nothing more.
 """

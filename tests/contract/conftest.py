@@ -27,7 +27,7 @@ DATA_DIR = REPOSITORY / ".sekisho-test"
 
 @dataclass(frozen=True)
 class Upstream:
-    """One engine under test. ``model`` answers at once; ``slow_model`` takes long enough to be interrupted."""
+    """One engine under test. ``model`` answers at once; ``slow_model`` has few slots, for tests that fill them."""
 
     kind: str
     root: str
@@ -54,7 +54,7 @@ async def client(upstream: Upstream) -> AsyncIterator[httpx.AsyncClient]:
 @contextlib.contextmanager
 def _scripted() -> Iterator[Upstream]:
     with engine() as running:
-        yield Upstream("scripted", running.root, "scripted-small", "scripted-slow")
+        yield Upstream("scripted", running.root, "scripted-small", "scripted-narrow")
 
 
 @contextlib.contextmanager

@@ -1,16 +1,20 @@
 """Streams: framing, many at once without mixing, and a client that leaves."""
 
 import asyncio
+import time
+from typing import Any
 
 import httpx
 import pytest
 
-from tests.contract.asking import USAGE, answer, chat_body, idle_within, new_id, post, stream
+from tests.contract.asking import USAGE, answer, chat_body, engine_running_requests, new_id, post
 from tests.contract.conftest import Upstream
 from tests.serving.scripted.sse import chunks, events
 
 ABORT_S_MAX = 2.0
-LONG_TOKENS = 200
+LONG_TOKENS = 1000
+LEAVING = 20
+FILLED_S = 1.5
 STREAMS = 12
 
 
@@ -38,32 +42,46 @@ async def test_streams_at_the_same_time_do_not_mix(client: httpx.AsyncClient, up
         assert items[-1]["usage"]["completion_tokens"] == 3 + number
 
 
-@pytest.mark.parametrize("n", [1, 3])
-async def test_a_client_that_leaves_stops_the_engine(client: httpx.AsyncClient, upstream: Upstream, n: int) -> None:
-    attempt_id = new_id()
-    body = chat_body(upstream, n=n, temperature=0.9, max_tokens=LONG_TOKENS, ignore_eos=True) | USAGE
-    body["model"] = upstream.slow_model
-    async with client.stream(
-        "POST", "/v1/chat/completions", json=body, headers={"x-request-id": attempt_id}
-    ) as response:
-        got = b""
-        async for part in response.aiter_bytes():
-            got += part
-            if got.count(b"\n\n") >= 3 * n:
-                break
-    assert await idle_within(upstream.root, ABORT_S_MAX), "the engine went on generating"
+async def first_token_s(client: httpx.AsyncClient, upstream: Upstream, at_most_s: float) -> float:
+    """Seconds until a short request is answered. Raises httpx.ReadTimeout beyond ``at_most_s``."""
+    start = time.monotonic()
+    body = chat_body(upstream, max_tokens=1, model=upstream.slow_model)
+    (await client.post("/v1/chat/completions", json=body, timeout=at_most_s)).raise_for_status()
+    return time.monotonic() - start
+
+
+async def occupy(client: httpx.AsyncClient, body: dict[str, Any], attempt_id: str) -> None:
+    """One client that reads whatever comes, until it is cancelled: then its connection closes."""
+    headers = {"x-request-id": attempt_id}
+    async with client.stream("POST", "/v1/chat/completions", json=body, headers=headers) as response:
+        async for _ in response.aiter_bytes():
+            pass
+
+
+@pytest.mark.parametrize(
+    ("n", "streamed"), [(1, True), (3, True), (1, False)], ids=["stream", "three choices", "whole answer"]
+)
+async def test_clients_that_leave_free_the_engine_at_once(
+    client: httpx.AsyncClient, upstream: Upstream, n: int, streamed: bool
+) -> None:
+    # Given more long answers under way than the engine has slots, so that a short request has to wait,
+    body = chat_body(upstream, n=n, temperature=0.9, max_tokens=LONG_TOKENS, ignore_eos=True)
+    body = body | {"model": upstream.slow_model} | (USAGE if streamed else {})
+    ids = [new_id() for _ in range(LEAVING)]
+    clients = [asyncio.create_task(occupy(client, body, attempt_id)) for attempt_id in ids]
+    await asyncio.sleep(FILLED_S)
+    with pytest.raises(httpx.ReadTimeout):
+        await first_token_s(client, upstream, ABORT_S_MAX)
+    # when all those clients leave,
+    for task in clients:
+        task.cancel()
+    await asyncio.gather(*clients, return_exceptions=True)
+    # then the next short request is answered at once: none of the long ones is generated to its end.
+    assert await first_token_s(client, upstream, 60) < ABORT_S_MAX
+    assert await engine_running_requests(upstream.root) in (0, None)
     if upstream.kind == "scripted":
-        found = (await client.get(f"/witness/{attempt_id}")).json()
-        assert found["state"] == "aborted"
-        assert found["completion_tokens"] < n * LONG_TOKENS
-        await asyncio.sleep(0.5)
-        assert (await client.get(f"/witness/{attempt_id}")).json() == found
-
-
-async def test_the_engine_serves_on_after_clients_left(client: httpx.AsyncClient, upstream: Upstream) -> None:
-    body = chat_body(upstream, max_tokens=LONG_TOKENS, ignore_eos=True, model=upstream.slow_model) | USAGE
-    for _ in range(8):
-        async with client.stream("POST", "/v1/chat/completions", json=body) as response:
-            await anext(response.aiter_bytes())
-    assert (await stream(client, chat_body(upstream)))[-1]["usage"]["completion_tokens"] > 0
-    assert await idle_within(upstream.root, ABORT_S_MAX)
+        before = [(await client.get(f"/witness/{attempt_id}")).json() for attempt_id in ids]
+        assert {item["state"] for item in before} == {"aborted"}
+        assert max(item["completion_tokens"] for item in before) < LONG_TOKENS
+        await asyncio.sleep(0.3)
+        assert [(await client.get(f"/witness/{attempt_id}")).json() for attempt_id in ids] == before

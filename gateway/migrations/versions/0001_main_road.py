@@ -19,7 +19,7 @@ END $$
 _TABLES = (
     """
 CREATE TABLE tenant (
-  tenant_id text PRIMARY KEY CHECK (tenant_id ~ '^[a-z0-9][a-z0-9_-]{0,62}$'),
+  tenant_id text PRIMARY KEY CHECK (tenant_id ~ '^[a-z0-9][a-z0-9_-]{0,39}$'),
   legal_name text NOT NULL,
   zone text NOT NULL DEFAULT 'Asia/Tokyo',
   tokens_month bigint NOT NULL CHECK (tokens_month BETWEEN 0 AND 9007199254740991),
@@ -43,7 +43,7 @@ CREATE TABLE api_key (
 )""",
     """
 CREATE TABLE licence (
-  licence_id text NOT NULL,
+  licence_id text NOT NULL CHECK (licence_id ~ '^[A-Za-z0-9._:-]{1,32}$'),
   version integer NOT NULL CHECK (version > 0),
   tenant_id text NOT NULL REFERENCES tenant,
   document jsonb NOT NULL,
@@ -55,7 +55,7 @@ CREATE TABLE licence (
     """
 CREATE TABLE upstream (
   upstream_id text PRIMARY KEY,
-  model text NOT NULL,
+  model text NOT NULL CHECK (model ~ '^[A-Za-z0-9._:/-]{1,64}$'),
   base_url text NOT NULL,
   served_model text NOT NULL,
   witness_url text,

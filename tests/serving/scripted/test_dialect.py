@@ -54,7 +54,7 @@ async def test_full_answer_has_every_field_that_vllm_sends(client: httpx.AsyncCl
             "prompt_tokens": 8,
             "total_tokens": 13,
             "completion_tokens": 5,
-            "prompt_tokens_details": {"cached_tokens": 0, "created_cache_tokens": None, "multimodal_tokens": None},
+            "prompt_tokens_details": {"cached_tokens": 0, "created_cache_tokens": 0, "multimodal_tokens": None},
             "completion_tokens_details": None,
         },
         "prompt_logprobs": None,
@@ -112,10 +112,11 @@ async def test_tools_are_called_when_offered(client: httpx.AsyncClient) -> None:
 async def test_streamed_tool_call_joins_to_the_same_arguments(client: httpx.AsyncClient) -> None:
     items = chunks((await chat(client, "tools", tools=TOOLS, parallel_tool_calls=False, **USAGE)).content)
     parts = [call for c in items[:-1] for call in c["choices"][0]["delta"].get("tool_calls", [])]
-    assert parts[0]["function"] == {"name": "look", "arguments": ""}
-    assert "".join(part["function"]["arguments"] for part in parts) == '{"a": 1}'
+    assert parts[0]["function"] == {"name": "look"}
+    assert "".join(part["function"]["arguments"] for part in parts[1:]) == '{"a": 1}'
     assert {part["index"] for part in parts} == {0}
-    assert items[-2]["choices"][0]["finish_reason"] == "tool_calls"
+    last = items[-2]["choices"][0]
+    assert (last["delta"], last["finish_reason"]) == ({}, "tool_calls")
 
 
 @pytest.mark.parametrize(
@@ -225,3 +226,15 @@ async def test_completion_logprobs_have_offsets_that_follow_the_text(client: htt
     items = chunks((await client.post("/v1/completions", json=body | USAGE)).content)
     assert [c["choices"][0]["logprobs"]["text_offset"][0] for c in items[:-1]] == [0, 4, 8]
     assert text_of(items) == "abcdefghijkl"
+
+
+async def test_usage_comes_only_where_it_was_asked_for(client: httpx.AsyncClient) -> None:
+    # Our real engines force usage on, so this is not part of the contract of every upstream; plain vLLM does the same.
+    plain = chunks((await chat(client, "plain", stream=True)).content)
+    assert all(item["choices"] and "usage" not in item for item in plain)
+    assert plain[-1]["system_fingerprint"] == "scripted-1"
+    *before, closing = chunks(
+        (await chat(client, "plain", stream=True, stream_options={"include_usage": True})).content
+    )
+    assert all(item["choices"] and "usage" not in item for item in before)
+    assert (closing["choices"], closing["usage"]["completion_tokens"]) == ([], 5)

@@ -1,0 +1,33 @@
+"""Rows of the journal for tests."""
+
+from typing import Any
+
+import uuid_utils
+
+from billing.rating import RateCard, rate
+from billing.types import OpenRow, Outcome, Settlement, Usage
+
+CARD = RateCard("card-1", "model-1", 0, None, input_price=120, cached_input_price=60, output_price=480)
+NOW = 1_795_489_348_000_000
+
+
+def an_open_row(tenant_id: str, **changes: Any) -> OpenRow:
+    """A row at dispatch."""
+    values: dict[str, Any] = {
+        "request_id": str(uuid_utils.uuid7()), "tenant_id": tenant_id, "key_id": "k" * 12, "model": "model-1",
+        "action": "chat", "purpose": "general", "data_class": "restricted", "region": "jp-east", "tier": "heavy",
+        "site": "site-1", "upstream_id": "u1", "rule_id": "lic/g1", "licence_id": "lic", "licence_version": 1,
+        "epoch": 7, "rate_card_id": "card-1", "instance_id": "gateway-test", "period": "202611", "stream": True,
+        "held_tokens": 100, "held_micro_yen": 48_000, "opened_at": NOW,
+    }  # fmt: skip
+    return OpenRow(**{**values, **changes})
+
+
+def a_settlement(row: OpenRow, usage: Usage, **changes: Any) -> Settlement:
+    """The end of `row`, charged by `CARD`."""
+    values: dict[str, Any] = {
+        "request_id": row.request_id, "tenant_id": row.tenant_id, "state": "settled", "outcome": Outcome.COMPLETED,
+        "code": "", "http_status": 200, "finish_reason": "stop", "attempt": 1, "usage": usage, "source": "engine",
+        "lines": rate(usage, CARD), "first_byte_at": NOW + 1, "settled_at": NOW + 2, "audit_record": '{"v":1}',
+    }  # fmt: skip
+    return Settlement(**{**values, **changes})

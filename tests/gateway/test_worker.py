@@ -1,0 +1,215 @@
+"""Recovery and sweep on real stores: what a dead gateway left is settled once, from the best count there is."""
+
+import json
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import pytest_asyncio
+import uuid_utils
+from aiohttp import web
+from redis.asyncio import Redis
+
+from billing.journal import Journal, Mark
+from billing.types import OpenRow, Usage
+from gateway.limits.holds import Holds
+from gateway.settings import Settings
+from gateway.tenancy.snapshot import Tenant
+from gateway.upstreams.client import Timeouts
+from gateway.worker import DEAD_AFTER_S, WITNESS_WAIT_S_MAX, Liveness, Worker
+from tests.billing.rows import NOW, a_settlement, an_open_row
+from tests.conftest import Stores, a_tenant
+
+
+async def rounds(worker: Worker, start: float, end: float) -> None:
+    """One round per second of the monotonic clock from `start` to `end`."""
+    now = start
+    while now <= end:
+        await worker.round(now)
+        now += 1
+
+
+class Engine:
+    """The witness of an engine: answers what a test puts into `records`."""
+
+    def __init__(self) -> None:
+        self.records: dict[str, dict[str, Any]] = {}
+
+    async def answer(self, request: web.Request) -> web.Response:
+        attempt_id = request.match_info["attempt_id"]
+        record = self.records.get(attempt_id, {"state": "unknown"})
+        return web.json_response(record, status=200 if attempt_id in self.records else 404)
+
+
+@pytest_asyncio.fixture
+async def engine(stores: Stores) -> AsyncIterator[tuple[Engine, str]]:
+    """An engine with a witness, registered as an upstream; and the upstream's id."""
+    engine = Engine()
+    app = web.Application()
+    app.router.add_get("/witness/{attempt_id}", engine.answer)
+    runner = web.AppRunner(app)
+    await runner.setup()
+    site = web.TCPSite(runner, "127.0.0.1", 0)
+    await site.start()
+    url = f"http://127.0.0.1:{runner.addresses[0][1]}"
+    upstream_id = f"u-{uuid_utils.uuid7()}"
+    journal = Journal(stores.dsn)
+    link = journal._open_link
+    await link.fetch(
+        "INSERT INTO upstream (upstream_id, model, base_url, served_model, witness_url, tier, region, site, profile)"
+        " VALUES ($1, 'model-1', $2, 'm', $3, 'heavy', 'jp-east', 's', $4::jsonb)",
+        upstream_id, f"{url}/v1", f"{url}/witness",
+        json.dumps({"context_tokens": 1, "max_output_tokens": 1}),
+    )  # fmt: skip
+    await link.fetch(
+        "INSERT INTO rate_card (rate_card_id, model, effective_from, input_price, cached_input_price, output_price)"
+        " VALUES ('card-1', 'model-1', '2026-01-01', 120, 60, 480) ON CONFLICT DO NOTHING"
+    )
+    await journal.close()
+    yield engine, upstream_id
+    await runner.cleanup()
+
+
+class Left:
+    """What a gateway left behind when it died."""
+
+    def __init__(self, stores: Stores, upstream_id: str) -> None:
+        self.tenant: Tenant = a_tenant()
+        self.instance_id = f"gateway-{uuid_utils.uuid7()}"
+        self.upstream_id = upstream_id
+        self.journal = Journal(stores.dsn)
+        self.holds = Holds(stores.valkey_url, stores.dsn)
+        self.link = self.journal._open_link
+
+    async def request(self, *, delivered: bool, checkpoint: Usage | None = None) -> OpenRow:
+        row = an_open_row(self.tenant.tenant_id, instance_id=self.instance_id, upstream_id=self.upstream_id)
+        await self.holds.reserve(row.request_id, self.tenant, "202611", 100, 48_000, self.instance_id)
+        await self.journal.opens.put(row)
+        if delivered:
+            await self.journal.marks.put(Mark(row.request_id, 1, True, Usage(), NOW))
+        if checkpoint is not None:
+            await self.journal.marks.put(Mark(row.request_id, 1, False, checkpoint, NOW))
+        return row
+
+    async def state(self, row: OpenRow) -> tuple[Any, ...]:
+        found = await self.link.fetch(
+            "SELECT state, usage_source, prompt_tokens, completion_tokens, micro_yen FROM journal"
+            " WHERE request_id = $1::text::uuid",
+            row.request_id,
+        )
+        return tuple(found[0])
+
+    async def held(self) -> set[str]:
+        return {entry.request_id async for entry in self.holds.entries() if entry.tenant_id == self.tenant.tenant_id}
+
+
+@pytest_asyncio.fixture
+async def left(stores: Stores, engine: tuple[Engine, str]) -> AsyncIterator[Left]:
+    left = Left(stores, engine[1])
+    yield left
+    await left.journal.close()
+    await left.holds.close()
+
+
+@pytest_asyncio.fixture
+async def worker(stores: Stores, tmp_path: Path) -> AsyncIterator[Worker]:
+    worker = Worker(Settings(tmp_path, stores.dsn, stores.valkey_url, Timeouts(), 1.0))
+    yield worker
+    await worker.close()
+
+
+async def test_engines_record_settles_a_delivered_stream_exactly(
+    worker: Worker, left: Left, engine: tuple[Engine, str]
+) -> None:
+    row = await left.request(delivered=True, checkpoint=Usage(9, 0, 3, 0))
+    engine[0].records[f"{row.request_id}-1"] = {"state": "aborted", "prompt_tokens": 9, "completion_tokens": 5}
+    await rounds(worker, 0, 2)
+    assert await left.state(row) == ("recovered", "witness", 9, 5, 9 * 120 + 5 * 480)
+    assert await left.held() == set()
+
+
+async def test_request_that_delivered_nothing_is_charged_to_nobody(
+    worker: Worker, left: Left, engine: tuple[Engine, str]
+) -> None:
+    row = await left.request(delivered=False)
+    engine[0].records[f"{row.request_id}-1"] = {"state": "finished", "prompt_tokens": 9, "completion_tokens": 5}
+    await rounds(worker, 0, 2)
+    assert await left.state(row) == ("voided", "none", 0, 0, 0)
+    assert await left.held() == set()
+
+
+async def test_last_checkpoint_counts_when_the_engine_has_no_record(worker: Worker, left: Left) -> None:
+    row = await left.request(delivered=True, checkpoint=Usage(9, 0, 3, 0))
+    await rounds(worker, 0, 2)
+    assert (await left.state(row))[0] == "streaming"  # the engine may still be writing its record
+    await rounds(worker, 3, WITNESS_WAIT_S_MAX + 2)
+    assert await left.state(row) == ("recovered", "checkpoint", 9, 3, 9 * 120 + 3 * 480)
+
+
+async def test_recovery_twice_books_once(worker: Worker, left: Left, engine: tuple[Engine, str]) -> None:
+    row = await left.request(delivered=True)
+    engine[0].records[f"{row.request_id}-1"] = {"state": "finished", "prompt_tokens": 9, "completion_tokens": 5}
+    await rounds(worker, 0, 2)
+    late = a_settlement(row, Usage(1_000, 0, 1_000, 0))  # the gateway was not dead, only slow
+    await left.journal.settlements.put(late)
+    assert await left.state(row) == ("recovered", "witness", 9, 5, 9 * 120 + 5 * 480)
+    booked = await left.link.fetch(
+        "SELECT sum(debit)::bigint AS debit FROM ledger_entry WHERE tenant_id = $1", row.tenant_id
+    )
+    assert booked[0]["debit"] == 9 * 120 + 5 * 480
+
+
+async def test_sweep_ends_holds_of_settled_requests_and_of_requests_without_a_row(
+    worker: Worker, left: Left, stores: Stores, monkeypatch: Any
+) -> None:
+    monkeypatch.setattr("gateway.worker.HOLD_AGE_S_MIN", -1)
+    settled = await left.request(delivered=False)
+    await left.journal.settlements.put(a_settlement(settled, Usage(20, 0, 10, 0)))  # killed before its release
+    orphan = str(uuid_utils.uuid7())  # killed before its row
+    await left.holds.reserve(orphan, left.tenant, "202611", 70, 1, left.instance_id)
+    await rounds(worker, 0, 2)
+    assert await left.held() == set()
+    valkey: Any = Redis.from_url(stores.valkey_url, decode_responses=True)
+    use = await valkey.hgetall(f"sekisho:use:{left.tenant.tenant_id}:202611")
+    await valkey.aclose()
+    assert (use["used_tokens"], use["held_tokens"]) == ("30", "0")
+
+
+async def test_work_of_a_living_process_is_left_alone(worker: Worker, left: Left, monkeypatch: Any) -> None:
+    monkeypatch.setattr("gateway.worker.HOLD_AGE_S_MIN", -1)
+    row = await left.request(delivered=True)
+    held_only = str(uuid_utils.uuid7())
+    await left.holds.reserve(held_only, left.tenant, "202611", 70, 1, left.instance_id)
+    beat = "INSERT INTO instance (instance_id, kind) VALUES ($1, 'gateway')"
+    await left.link.fetch(beat, left.instance_id)
+    for second in range(int(3 * DEAD_AFTER_S)):
+        if second % int(DEAD_AFTER_S - 1) == 0:
+            await left.link.fetch("UPDATE instance SET heartbeat_at = now() WHERE instance_id = $1", left.instance_id)
+        await worker.round(float(second))
+    assert (await left.state(row))[0] == "streaming"
+    assert await left.held() == {row.request_id, held_only}
+
+
+async def test_process_that_stopped_saying_so_is_recovered_after_five_seconds(worker: Worker, left: Left) -> None:
+    row = await left.request(delivered=False)
+    await left.link.fetch("INSERT INTO instance (instance_id, kind) VALUES ($1, 'gateway')", left.instance_id)
+    await rounds(worker, 0, DEAD_AFTER_S - 1)
+    assert (await left.state(row))[0] == "open"
+    await rounds(worker, DEAD_AFTER_S, DEAD_AFTER_S + 1)
+    assert (await left.state(row))[0] == "voided"
+
+
+def test_database_that_was_away_makes_nobody_look_dead() -> None:
+    liveness = Liveness()
+    liveness.observe({"a": "t1"}, now=0)
+    liveness.observe({"a": "t1"}, now=100)  # the first reading after the outage shows the old heartbeat
+    assert liveness.alive("a", now=100)
+    for now in range(101, 106):
+        liveness.observe({"a": "t1"}, now=now)
+    assert not liveness.alive("a", now=105)
+
+
+def test_retired_process_is_dead_at_once_and_an_unknown_one_too() -> None:
+    liveness = Liveness()
+    liveness.observe({"a": "-infinity", "b": "t"}, now=0)
+    assert [liveness.alive(name, now=0) for name in ("a", "b", "c")] == [False, True, False]

@@ -1,0 +1,231 @@
+"""One campaign: deaths at every point and at random times, under load, then the check of all books together."""
+
+import asyncio
+import random
+import signal
+import time
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from gateway.up.processes import Child
+from tests.kill.book import Facts, Findings, check
+from tests.kill.clients import Callers, Kind, Seen
+from tests.kill.failpoints import ENGINE_POINTS, GATEWAY_POINTS, WORKER_POINTS
+from tests.kill.reading import facts, quiet
+from tests.kill.stack import Kill, Stack
+
+DEATH_S_MAX = 30.0
+QUIET_S_MAX = 60.0
+CLIENTS = 6
+WORKER = "worker"
+ENGINE = "engine"
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """One death to bring about: at which point, of a request of which kind, at the how manyth passing."""
+
+    point: str
+    kind: Kind
+    nth: int
+
+    @property
+    def armed(self) -> str:
+        """As SEKISHO_FAILPOINT wants it."""
+        return f"{self.point}:{self.nth}:{self.kind}"
+
+
+KINDS: tuple[Kind, ...] = ("stream", "whole")
+GATEWAY_JOBS = tuple((point, kind) for point in GATEWAY_POINTS for kind in KINDS)
+ENGINE_JOBS = tuple((point, kind) for point in ENGINE_POINTS for kind in KINDS)
+WORKER_JOBS = tuple(Job(point, "mixed", 2) for point in WORKER_POINTS)
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """How much of it. `repeats` of every point, with a random number of passings up to `nth_max`; times in seconds."""
+
+    seed: int
+    gateways: int = 3
+    repeats: int = 1
+    nth_max: int = 6
+    control_s: float = 2.0
+    random_s: float = 15.0
+    both: int = 2
+
+
+@dataclass
+class Report:
+    """What happened, and what the check of the books found."""
+
+    facts: Facts
+    findings: Findings
+    deaths: list[Kill]
+    missed: list[str]
+    control: Findings
+    control_seen: list[Seen]
+    quiet_s: float | None
+    wall_s: float
+
+    @property
+    def requests(self) -> int:
+        """Calls that reached a gateway; those that found nobody listening are none."""
+        return sum(call.error != "ClientConnectorError" for call in self.facts.seen)
+
+    @property
+    def by_victim(self) -> dict[str, dict[str, int]]:
+        """Deaths by victim and point; `random` are those at a time and not at a point."""
+        counts: dict[str, Counter[str]] = {}
+        for kill in self.deaths:
+            name = f"{kill.point}/{kill.kind}" if kill.kind else kill.point or "random"
+            counts.setdefault(kill.victim, Counter())[name] += 1
+        return {victim: dict(sorted(points.items())) for victim, points in sorted(counts.items())}
+
+
+@dataclass
+class Drill:
+    """Runs a `Plan` on a stack whose engine is up."""
+
+    stack: Stack
+    plan: Plan
+    seen: list[Seen] = field(default_factory=list)
+    missed: list[str] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self._random = random.Random(self.plan.seed)
+        self._slots = [f"gateway-{number}" for number in range(self.plan.gateways)]
+        self._seeds = iter(range(self.plan.seed * 1_000_000, (self.plan.seed + 1) * 1_000_000))
+
+    async def run(self) -> Report:
+        """Control, both together, every point, random times; then wait for recovery and check."""
+        started = time.monotonic()
+        await asyncio.gather(*(self.stack.start(slot) for slot in self._slots), self.stack.start(WORKER))
+        control, control_seen = await self._control()
+        for _ in range(self.plan.both):
+            await self._both()
+        await self.stack.kill(WORKER)
+        workers = asyncio.create_task(self._workers())
+        await self._gateway_points()
+        await self._engine_points()
+        await self._wait_for(workers)
+        await self._random_times()
+        quiet_s = await quiet(self.stack, QUIET_S_MAX)
+        for slot in self._slots:  # an orderly end must leave the books as they are
+            await self.stack.children[slot].stop()
+        found = await facts(self.stack, self.seen)
+        return Report(
+            found, check(found), self.stack.deaths(), self.missed, control, control_seen, quiet_s,
+            time.monotonic() - started,
+        )  # fmt: skip
+
+    def _callers(self, slot: str, kind: Kind = "mixed", *, leave: bool = False) -> Callers:
+        callers = Callers(self.stack.url(slot), self.stack.keys, next(self._seeds), kind, leave=leave)
+        callers.start(CLIENTS)
+        return callers
+
+    async def _collect(self, *callers: Callers) -> None:
+        for one in callers:
+            self.seen += await one.stop()
+
+    async def _control(self) -> tuple[Findings, list[Seen]]:
+        """The same load with nobody killed."""
+        callers = [self._callers(slot) for slot in self._slots]
+        await asyncio.sleep(self.plan.control_s)
+        await self._collect(*callers)
+        await quiet(self.stack, QUIET_S_MAX)
+        return check(await facts(self.stack, self.seen)), list(self.seen)
+
+    async def _both(self) -> None:
+        """Gateway and engine die in the middle of streams, and the engine has no time to write anything down."""
+        slot = self._slots[0]
+        callers = self._callers(slot, "stream")
+        await asyncio.sleep(0.6 + self._random.random() * 0.3)
+        self.stack.freeze(ENGINE)
+        await self.stack.kill(slot)
+        await self.stack.kill(ENGINE)
+        await self._collect(callers)
+        await asyncio.gather(self.stack.start(ENGINE), self.stack.start(slot))
+
+    async def _workers(self) -> None:
+        """One worker after the other: each dies at its point, the last one lives."""
+        for job in WORKER_JOBS * self.plan.repeats:
+            child = await self.stack.start(WORKER, job.armed)
+            code = await child.wait()
+            if code != -signal.SIGKILL:
+                self.missed.append(f"{job.armed}: the worker ended with {code}: {child.last_lines()}")
+        await self.stack.start(WORKER)
+
+    async def _wait_for(self, workers: "asyncio.Task[None]") -> None:
+        """A worker dies only over work; by now there is as much as there will be."""
+        try:
+            await asyncio.wait_for(workers, QUIET_S_MAX)
+        except TimeoutError:
+            self.missed.append("a worker's point was not reached")
+            await self.stack.kill(WORKER)
+            await self.stack.start(WORKER)
+
+    def _jobs(self, kinds: Sequence[tuple[str, Kind]]) -> list[Job]:
+        return [
+            Job(point, kind, self._random.randint(2, self.plan.nth_max))
+            for _ in range(self.plan.repeats)
+            for point, kind in kinds
+        ]
+
+    async def _gateway_points(self) -> None:
+        """Every slot takes one job after the other: start a gateway, call it until it is dead."""
+        jobs = self._jobs(GATEWAY_JOBS)
+        jobs.reverse()
+
+        async def work(slot: str) -> None:
+            while jobs:
+                await self.stack.children[slot].stop()
+                await self._gateway_point(slot, jobs.pop())
+            await self.stack.start(slot)
+
+        await asyncio.gather(*(work(slot) for slot in self._slots))
+
+    async def _gateway_point(self, slot: str, job: Job) -> None:
+        child = await self.stack.start(slot, job.armed)
+        # At the first point the gateway has not read yet whether the answer is to be streamed: all ask for the same.
+        callers = self._callers(slot, job.kind if job.point == "after_identify" else "mixed")
+        await self._death(slot, job)
+        await self._collect(callers)
+        if child.running:
+            await self.stack.kill(slot)
+
+    async def _engine_points(self) -> None:
+        for job in self._jobs(ENGINE_JOBS):
+            await self.stack.kill(ENGINE)
+            await self.stack.start(ENGINE, job.armed)
+            callers = [self._callers(slot) for slot in self._slots]
+            await self._death(ENGINE, job)
+            await self._collect(*callers)
+        await self.stack.kill(ENGINE)
+        await self.stack.start(ENGINE)
+
+    async def _death(self, name: str, job: Job) -> None:
+        child = self.stack.children[name]
+        try:
+            code = await asyncio.wait_for(child.wait(), DEATH_S_MAX)
+        except TimeoutError:
+            self.missed.append(f"{job.armed} was not reached")
+            return
+        if code != -signal.SIGKILL:
+            self.missed.append(f"{job.armed}: ended with {code}: {child.last_lines()}")
+
+    async def _random_times(self) -> None:
+        """All three die at random times and come back at once, under load; some clients leave in the middle."""
+        callers = [self._callers(slot, leave=True) for slot in self._slots]
+        ends = time.monotonic() + self.plan.random_s
+        victims = [*self._slots, *self._slots, ENGINE, WORKER]
+        coming: dict[str, asyncio.Task[Child]] = {}
+        while time.monotonic() < ends:
+            await asyncio.sleep(self._random.uniform(0.1, 1.2))
+            victim = self._random.choice(victims)
+            if victim in coming and not coming[victim].done():
+                continue
+            await self.stack.kill(victim)
+            coming[victim] = asyncio.create_task(self.stack.start(victim))
+        await asyncio.gather(*coming.values())
+        await self._collect(*callers)

@@ -1,0 +1,103 @@
+"""Reads the facts out of PostgreSQL, Valkey and the engine's record file, and waits for recovery to be over."""
+
+import asyncio
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import asyncpg
+from redis.asyncio import Redis
+
+from billing.types import Usage
+from tests.kill.book import Counters, Facts, Row
+from tests.kill.clients import Seen
+from tests.kill.stack import CARDS, Stack
+
+POLL_S = 0.25
+_UNFINISHED = "SELECT count(*) FROM journal WHERE state IN ('open', 'dispatched', 'streaming')"
+_ROWS = """
+SELECT j.request_id::text AS request_id, tenant_id, model, instance_id, period, state, coalesce(outcome, '') AS outcome,
+  usage_source AS source, attempt, prompt_tokens, cached_tokens, completion_tokens, reasoning_tokens,
+  micro_yen, coalesce(l.debit, 0)::bigint AS debit, coalesce(l.credit, 0)::bigint AS credit,
+  coalesce(a.audits, 0) AS audits, extract(epoch FROM opened_at)::float8 AS opened_at,
+  extract(epoch FROM first_byte_at)::float8 AS first_byte_at, extract(epoch FROM settled_at)::float8 AS settled_at
+FROM journal j
+LEFT JOIN (SELECT request_id, sum(debit) AS debit, sum(credit) AS credit FROM ledger_entry GROUP BY 1) l
+  ON l.request_id = j.request_id
+LEFT JOIN (SELECT request_id, count(*) AS audits FROM audit_pending GROUP BY 1) a ON a.request_id = j.request_id
+"""
+_STRAY = (
+    "SELECT count(*) FROM ledger_entry l WHERE NOT EXISTS (SELECT FROM journal j WHERE j.request_id = l.request_id)"
+)
+
+
+async def quiet(stack: Stack, within_s: float) -> float | None:
+    """Seconds until no row is unfinished and no hold is left; None when that takes longer than `within_s`."""
+    loop = asyncio.get_running_loop()
+    started = loop.time()
+    connection = await asyncpg.connect(stack.dsn)
+    valkey: Any = Redis.from_url(stack.valkey_url, decode_responses=True)
+    try:
+        while loop.time() - started < within_s:
+            if not await connection.fetchval(_UNFINISHED) and not await _holds(valkey):
+                return loop.time() - started
+            await asyncio.sleep(POLL_S)
+        return None
+    finally:
+        await connection.close()
+        await valkey.aclose()
+
+
+async def facts(stack: Stack, seen: Sequence[Seen]) -> Facts:
+    """Everything that the check needs."""
+    connection = await asyncpg.connect(stack.dsn)
+    valkey: Any = Redis.from_url(stack.valkey_url, decode_responses=True)
+    deaths, instances = stack.deaths(), stack.instances()
+    try:
+        rows = [_row(dict(row)) for row in await connection.fetch(_ROWS)]
+        buried = await connection.fetchval("SELECT count(*) FROM settle_dead") + await connection.fetchval(_STRAY)
+        return Facts(
+            seen=seen,
+            rows={row.request_id: row for row in rows},
+            records=_records(stack.record),
+            cards=CARDS,
+            counters=await _counters(valkey),
+            holds=await _holds(valkey),
+            buried=buried,
+            gateway_deaths={instances[kill.pid]: kill.at for kill in deaths if kill.pid in instances},
+            engine_deaths=[kill.at for kill in deaths if kill.victim == "engine"],
+        )
+    finally:
+        await connection.close()
+        await valkey.aclose()
+
+
+def _row(row: dict[str, Any]) -> Row:
+    counts = [row.pop(f"{name}_tokens") for name in ("prompt", "cached", "completion", "reasoning")]
+    return Row(**row, usage=Usage(*counts))
+
+
+def _records(path: Path) -> dict[str, Usage]:
+    """Final records by attempt id; a line torn by the engine's death is no record."""
+    found = {}
+    for line in path.read_text(encoding="utf-8").splitlines():
+        try:
+            one = json.loads(line)
+        except json.JSONDecodeError:
+            continue
+        counts = [one[f"{name}_tokens"] for name in ("prompt", "cached", "completion", "reasoning")]
+        found[one["attempt_id"]] = Usage(*counts)
+    return found
+
+
+async def _holds(valkey: Any) -> list[str]:
+    return [hold async for key in valkey.scan_iter(match="sekisho:holds:*") for hold in await valkey.hkeys(key)]
+
+
+async def _counters(valkey: Any) -> dict[tuple[str, str], Counters]:
+    found = {}
+    async for key in valkey.scan_iter(match="sekisho:use:*"):
+        tenant_id, _, period = key.removeprefix("sekisho:use:").rpartition(":")
+        found[tenant_id, period] = Counters(**{name: int(value) for name, value in (await valkey.hgetall(key)).items()})
+    return found
