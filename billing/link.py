@@ -9,7 +9,7 @@ import asyncpg
 _LOG = logging.getLogger(__name__)
 
 CONNECT_S_MAX = 2.0
-COMMAND_S_MAX = 10.0
+COMMAND_S_MAX = 5.0
 
 
 class StoreUnavailable(OSError):

@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import shutil
 import signal
 import sys
 import tempfile
@@ -21,7 +22,7 @@ from pathlib import Path
 from serving import processes
 from serving.builder import INGRESS_CLASS, Application, ray_application
 from serving.catalogue import load
-from serving.environment import LOOPBACK
+from serving.environment import LOOPBACK, RUN_DIR_PREFIX
 
 OBJECT_STORE_BYTES = 128 * 1024 * 1024  # tokens are small; Ray's default of 30 % of memory belongs to the model
 KEEP_ALIVE_S = 90  # longer than a client keeps an idle connection, so that it never writes into one that we just closed
@@ -64,6 +65,7 @@ def main(arguments: list[str] | None = None) -> int:
         return 0
     finally:
         processes.end_descendants(ask, KILL_S_MAX)
+        _remove_run_dir()
 
 
 def _listen_for_stop() -> None:
@@ -117,6 +119,13 @@ def _first_answer(model_id: str, port: int) -> None:
     opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))  # no proxy stands between us and ourselves
     with opener.open(request, timeout=FIRST_ANSWER_S_MAX) as answer:
         json.load(answer)
+
+
+def _remove_run_dir() -> None:
+    """`serving.run` does this too, unless it was killed; nothing but the folder that it made is ever removed."""
+    folder = Path(tempfile.gettempdir())
+    if folder.name.startswith(RUN_DIR_PREFIX):
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def _no_farewell() -> None:

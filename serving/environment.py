@@ -11,6 +11,7 @@ from serving.catalogue import Model
 
 STARTUP_FOLDER = Path(__file__).parent / "startup"
 LOOPBACK = "127.0.0.1"
+RUN_DIR_PREFIX = "sks-"  # short, because the paths of Unix sockets below it must be
 # What one inherits could undo what is set here (a RAY_ADDRESS, vLLM's development routes), so it is dropped.
 _DROPPED_PREFIXES = ("RAY_", "RAYLLM_", "VLLM_", "HF_", "TRANSFORMERS_")
 _DROPPED = ("PYTHONPATH", "PYTHONSTARTUP", "PYTHONHOME")

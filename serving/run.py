@@ -27,7 +27,7 @@ from pathlib import Path
 
 from serving import processes
 from serving.catalogue import Model, load
-from serving.environment import LOOPBACK, engine_settings, process_environment, ray_settings
+from serving.environment import LOOPBACK, RUN_DIR_PREFIX, engine_settings, process_environment, ray_settings
 from serving.strict import CatalogueRefused
 
 # Ray's sockets lie in <run dir>/session_<date>_<µs>_<pid>/sockets/<name>, 70 bytes at most below the run dir; the path
@@ -127,7 +127,7 @@ def _environment(model: Model, data_dir: Path, run_dir: Path) -> dict[str, str]:
 @contextmanager
 def _run_dir() -> Iterator[Path]:
     """A new, short, private folder for Ray's session and vLLM's sockets, removed at the end."""
-    folder = Path(tempfile.mkdtemp(prefix="sks-", dir=short_temp_folder()))
+    folder = Path(tempfile.mkdtemp(prefix=RUN_DIR_PREFIX, dir=short_temp_folder()))
     try:
         yield folder
     finally:
@@ -136,7 +136,7 @@ def _run_dir() -> Iterator[Path]:
 
 def short_temp_folder() -> Path:
     """The system's temporary folder, or another one when sockets below it would have too long a path."""
-    room = RUN_DIR_BYTES_MAX - len("/sks-12345678")
+    room = RUN_DIR_BYTES_MAX - len(f"/{RUN_DIR_PREFIX}12345678")  # mkdtemp(3) appends eight letters
     for folder in (Path(tempfile.gettempdir()), Path("/", "tmp"), Path("/dev", "shm")):
         if len(os.fsencode(folder)) <= room and os.access(folder, os.W_OK | os.X_OK):
             return folder

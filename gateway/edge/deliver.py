@@ -7,7 +7,7 @@ from typing import Any
 import msgspec
 
 from billing.journal import Journal, Mark
-from billing.types import Outcome
+from billing.types import Outcome, Usage
 from gateway.clock import now_us
 from gateway.edge.dispatch import Begun
 from gateway.edge.exchange import Exchange
@@ -49,11 +49,14 @@ class Delivery:
 
     async def _durable(self, exchange: Exchange) -> None:
         assert exchange.opened is not None
-        try:
-            async with asyncio.timeout(OPEN_S_MAX):
-                await asyncio.shield(exchange.opened)
-        except Exception as error:
-            raise Fault("store_unavailable", retry_after_s=1, internal=f"open row: {error!r}") from error
+        await _stored(exchange.opened, "open row")
+
+    async def _mark(self, exchange: Exchange, usage: Usage) -> None:
+        """The durable word that the first byte is about to leave. Until it stands nothing counts as delivered: a
+        request that fails or is cancelled here is charged to nobody."""
+        at = now_us()
+        await _stored(self.journal.marks.put(Mark(exchange.request_id, exchange.attempt, True, usage, at)), "mark")
+        exchange.first_byte_at = at
 
     async def _whole(self, exchange: Exchange, body: bytes, inbound: Inbound) -> None:
         assert exchange.call is not None
@@ -76,10 +79,7 @@ class Delivery:
         meter = exchange.meter = StreamMeter(exchange.call.choices)
         chunks = Chunks(exchange, meter)
         first = chunks.translate(events or [])
-        exchange.first_byte_at = now_us()
-        await self.journal.marks.put(
-            Mark(exchange.request_id, exchange.attempt, True, meter.usage(), exchange.first_byte_at)
-        )
+        await self._mark(exchange, meter.usage())
         await inbound.start(200, response_headers(exchange, inbound))
         await inbound.write(first)
         while not chunks.done:
@@ -106,6 +106,14 @@ class Delivery:
             except Broken as error:
                 raise Fault("upstream_failed", internal=str(error)) from error
         raise Fault("upstream_timeout", phase="idle")
+
+
+async def _stored(row: "asyncio.Future[None]", what: str) -> None:
+    try:
+        async with asyncio.timeout(OPEN_S_MAX):
+            await asyncio.shield(row)
+    except Exception as error:
+        raise Fault("store_unavailable", retry_after_s=1, internal=f"{what}: {error!r}") from error
 
 
 class Chunks:

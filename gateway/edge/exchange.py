@@ -67,6 +67,12 @@ class Exchange:
             self.fault = fault
             self.outcome = fault.code.outcome
 
+    def withdraw(self, fault: Fault) -> None:
+        """A whole answer that cannot be booked is not delivered after all: it ends with `fault` and costs nothing."""
+        self.first_byte_at = None
+        self.outcome = None
+        self.fail(fault)
+
     def count(self, usage: Usage, source: UsageSource) -> None:
         """Take the engine's final word on what was used."""
         self.usage = usage

@@ -73,7 +73,8 @@ class Inbound:
         message = await self._receive()
         if message["type"] == "http.request" and not message.get("more_body"):
             return cast("bytes", message.get("body", b""))
-        parts, size = [], 0
+        parts: list[bytes] = []
+        size = 0
         while True:
             if message["type"] == "http.disconnect":
                 self.gone = True

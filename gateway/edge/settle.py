@@ -16,7 +16,6 @@ from gateway.upstreams.witness import Witness
 
 _LOG = logging.getLogger(__name__)
 
-ANSWER_WAITS_S_MAX = 5.0
 WITNESS_WAIT_S_MAX = 2.0
 RETRY_S_MIN = 0.05
 RETRY_S_MAX = 5.0
@@ -48,17 +47,13 @@ class Settler:
         """Settle an answer that is complete, so that it may be sent. Its hold is released meanwhile: between the
         durable settlement and the first byte nothing else is waited for.
 
-        Raises `Fault("store_unavailable")` when that takes longer than 5 s: the answer is then not sent, and the
-        settlement that is still being tried says so and charges nothing.
+        Raises `Fault("store_unavailable")` when the database cannot book it now: the answer is then not sent, and what
+        is booked later charges nothing.
         """
         self.conclude(exchange)
-        try:
-            async with asyncio.timeout(ANSWER_WAITS_S_MAX):
-                await exchange.settled.wait()
-        except TimeoutError:
-            exchange.first_byte_at = None
-            exchange.outcome = None
-            raise Fault("store_unavailable", retry_after_s=1, internal="settlement takes too long") from None
+        await exchange.settled.wait()
+        if exchange.fault is not None:
+            raise exchange.fault
 
     async def drain(self, limit_s: float) -> int:
         """Wait for running settlements, `limit_s` at most; returns how many did not finish (the worker's recovery
@@ -107,6 +102,9 @@ class Settler:
                 return settlement
             except OSError as error:
                 _LOG.warning("settlement of %s waits for the database: %s", exchange.request_id, error)
+                if exchange.call is not None and not exchange.call.stream and not exchange.settled.is_set():
+                    exchange.withdraw(Fault("store_unavailable", retry_after_s=1, internal=repr(error)))
+                    exchange.settled.set()
                 await asyncio.sleep(delay)
                 delay = min(2 * delay, RETRY_S_MAX)
             else:

@@ -13,6 +13,7 @@ from gateway.faults import Fault
 
 PARAMETERS = frozenset({"from", "to", "group_by", "zone"})
 SPAN_DAYS_MAX = 400
+YEAR_MIN, YEAR_MAX = 1970, 9998  # beyond, a time may have no form in UTC
 
 
 async def usage_answer(
@@ -63,4 +64,6 @@ def _time(name: str, parameters: Mapping[str, str], zone: ZoneInfo) -> datetime 
         at = datetime.fromisoformat(text)
     except ValueError:
         raise Fault("invalid_value", param=name, detail="an RFC 3339 time or a date") from None
+    if not YEAR_MIN <= at.year <= YEAR_MAX:
+        raise Fault("invalid_value", param=name, detail=f"a year from {YEAR_MIN} to {YEAR_MAX}")
     return at if at.tzinfo is not None else at.replace(tzinfo=zone)

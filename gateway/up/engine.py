@@ -6,18 +6,18 @@ import signal
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import aiohttp
 import yaml
 
 from gateway.up.failure import UpError
 from gateway.up.folder import DataFolder
+from gateway.up.options import EngineKind
 from gateway.up.ports import LOOPBACK
 from gateway.up.probe import models_of
 from gateway.up.processes import Command
 
-EngineKind = Literal["vllm", "scripted", "upstream"]
 SCRIPTED_MODEL = "scripted-small"
 # Where an engine does not say: large, since the engine itself refuses what is too long for it.
 _CONTEXT_TOKENS_UNKNOWN = 32_768

@@ -17,6 +17,7 @@ import signal
 import subprocess
 import sys
 import time
+import tomllib
 from collections import deque
 from collections.abc import Sequence
 from contextlib import ExitStack
@@ -91,12 +92,15 @@ class Part:
         return self.folder / self.stamp_name
 
     def fingerprint(self) -> str:
-        """SHA-256 of all that decides what is installed: locks, project file, interpreter, and where the clone lies
-        (an environment does not survive being moved)."""
+        """SHA-256 of all that decides what is installed: locks, what the project file says of the package, interpreter,
+        and where the clone lies (an environment does not survive being moved)."""
         digest = hashlib.sha256(f"{sys.version}\0{self.folder}\0".encode())
-        project = (self.editable / "pyproject.toml",) if self.editable else ()
-        for path in (*self.locks, *project):
-            digest.update(path.read_bytes() + b"\0")
+        for lock in self.locks:
+            digest.update(lock.read_bytes() + b"\0")
+        if self.editable is not None:
+            project = tomllib.loads((self.editable / "pyproject.toml").read_text(encoding="utf-8"))
+            tools = project.get("tool", {}).get("setuptools")  # the settings of linters install nothing
+            digest.update(repr((project.get("project"), project.get("build-system"), tools)).encode())
         return digest.hexdigest()
 
     def is_complete(self) -> bool:

@@ -33,6 +33,11 @@ class DataFolder:
         return cls(Path(os.path.realpath(path)))
 
     @property
+    def stores_file(self) -> Path:
+        """How the command line reaches the stores while they run."""
+        return self.root / "stores.json"
+
+    @property
     def up_file(self) -> Path:
         """What clients need to know of the running stack; there only while it serves."""
         return self.root / "up.json"

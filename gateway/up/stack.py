@@ -8,10 +8,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
+from gateway.tenancy.seed import DemoAccess, seed_demo
 from gateway.up import engine as engines
-from gateway.up.engine import Engine, EngineKind
+from gateway.up.engine import Engine
 from gateway.up.folder import DataFolder, write_private_json
 from gateway.up.leftovers import INSTANCE_VARIABLE, Record
+from gateway.up.options import EngineKind, Options
 from gateway.up.ports import LOOPBACK, PortClaim, claim_any, claim_default, claim_named
 from gateway.up.probe import first_request, is_ok, serves
 from gateway.up.processes import Command, until_ready
@@ -32,19 +34,6 @@ _B = TypeVar("_B")
 
 
 @dataclass(frozen=True, slots=True)
-class Options:
-    """What `sekisho up` was asked for; None means the default."""
-
-    data_dir: Path
-    engine: EngineKind
-    upstream: str | None
-    model: str | None
-    port: int | None
-    ops_port: int | None
-    parent: int | None
-
-
-@dataclass(frozen=True, slots=True)
 class Running:
     """A stack that serves."""
 
@@ -53,11 +42,11 @@ class Running:
     api_key: str
     model: str
     engine: EngineKind
-    licence_path: str | None
+    licence_path: str
 
     def up_json(self, pids: Mapping[str, int]) -> dict[str, object]:
         """The content of `up.json`; keys of parts that do not exist are absent."""
-        value: dict[str, object] = {
+        return {
             "base_url": self.base_url,
             "api_key": self.api_key,
             "model": self.model,
@@ -66,7 +55,6 @@ class Running:
             "engine": self.engine,
             "pids": {"supervisor": os.getpid(), **pids},
         }
-        return {key: entry for key, entry in value.items() if entry is not None}
 
 
 class Stack:
@@ -79,6 +67,7 @@ class Stack:
         self._steps = steps
         self._env = _environment(folder, record.instance)
         self._claims: list[PortClaim] = []
+        self._engine_port: PortClaim | None = None
         self.supervisor = Supervisor(steps, record, STOP_ORDER)
 
     def close(self) -> None:
@@ -93,9 +82,8 @@ class Stack:
         """
         port = self._claim(self._options.port, DEFAULT_PORT, "PORT")
         ops_port = self._claim(self._options.ops_port, DEFAULT_OPS_PORT, "OPS_PORT")
-        _, engine = await _together(self._start_stores(), self._start_engine())
-        access = await self._seed(engine)
-        await _together(self._start_gateway(port, ops_port), self._start_worker())
+        engine = await self._choose_engine()
+        access, _ = await _together(self._start_gateway_on_stores(engine, port, ops_port), self._start_engine(engine))
         base_url = f"http://{LOOPBACK}:{port.port}/v1"
         with step(self._steps, "first request") as current:
             current.detail = f"first token after {await first_request(base_url, access.api_key, access.model):.2f} s"
@@ -105,11 +93,14 @@ class Stack:
             api_key=access.api_key,
             model=access.model,
             engine=engine.kind,
-            licence_path=str(access.licence_path) if access.licence_path else None,
+            licence_path=str(access.licence_path),
         )
 
     def publish(self, running: Running) -> None:
-        """Writes `up.json`, and again whenever a child runs under a new pid."""
+        """Writes `up.json`, and again whenever a child runs under a new pid; and how operators' commands reach the
+        stores."""
+        stores = {name: self._env[name] for name in ("SEKISHO_DATABASE_URL", "SEKISHO_VALKEY_URL")}
+        write_private_json(self._folder.stores_file, stores)
         write_private_json(self._folder.up_file, running.up_json(self.supervisor.pids))
 
     def _claim(self, named: int | None, default: int, option: str) -> PortClaim:
@@ -118,11 +109,6 @@ class Stack:
         if named is None and claim.port != default:
             self._steps.note(f"port {default} is taken, using {claim.port} ({option}=… names one)")
         return claim
-
-    async def _start_stores(self) -> None:
-        await _together(self._start_postgresql(), self._start_valkey())
-        with step(self._steps, "migrations"):
-            await self.supervisor.run(self._sekisho("migrate"))
 
     async def _start_postgresql(self) -> None:
         if "SEKISHO_DATABASE_URL" in os.environ:
@@ -146,34 +132,40 @@ class Stack:
         self._env["SEKISHO_VALKEY_URL"] = server.url
         self.supervisor.mind(child)
 
-    async def _start_engine(self) -> Engine:
+    async def _choose_engine(self) -> Engine:
+        """Which engine it will be; one that runs elsewhere is asked at once, so that a wrong name fails early."""
+        python, model = Path(sys.executable), self._options.model
         if self._options.upstream is not None:
             with step(self._steps, "upstream") as current:
-                engine = await engines.elsewhere(self._options.upstream, self._options.model)
+                engine = await engines.elsewhere(self._options.upstream, model)
                 current.detail = f"{engine.base_url} serves {engine.model_id}"
             return engine
-        claim = claim_any()
+        claim = self._engine_port = claim_any()
         self._claims.append(claim)
-        engine = await self._own_engine(claim.port)
+        if self._options.engine == "scripted":
+            return engines.scripted(self._folder, self._env, claim.port, model, python)
+        return await engines.vllm(self._folder, self._env, claim.port, model, python)
+
+    async def _start_engine(self, engine: Engine) -> None:
         if engine.prepare is not None:
             with step(self._steps, f"model {engine.model_id}"):
                 await self.supervisor.run(engine.prepare)
-        if engine.command is not None:
-            with step(self._steps, f"engine {engine.kind}") as current:
-                claim.release()
-                await self._keep(engine.command, lambda: serves(engine.base_url, engine.model_id), engine.ready_s_max)
-                current.detail = f"serves {engine.model_id}"
-        return engine
+        if engine.command is None or self._engine_port is None:
+            return
+        with step(self._steps, f"engine {engine.kind}") as current:
+            self._engine_port.release()
+            await self._keep(engine.command, lambda: serves(engine.base_url, engine.model_id), engine.ready_s_max)
+            current.detail = f"serves {engine.model_id}"
 
-    async def _own_engine(self, port: int) -> Engine:
-        python, model = Path(sys.executable), self._options.model
-        if self._options.engine == "scripted":
-            return engines.scripted(self._folder, self._env, port, model, python)
-        return await engines.vllm(self._folder, self._env, port, model, python)
+    async def _start_gateway_on_stores(self, engine: Engine, port: PortClaim, ops_port: PortClaim) -> DemoAccess:
+        await _together(self._start_postgresql(), self._start_valkey())
+        with step(self._steps, "migrations"):
+            await self.supervisor.run(self._sekisho("migrate"))
+        access = await self._seed(engine)
+        await _together(self._start_gateway(port, ops_port), self._start_worker())
+        return access
 
-    async def _seed(self, engine: Engine) -> Any:
-        from gateway.tenancy.seed import seed_demo
-
+    async def _seed(self, engine: Engine) -> DemoAccess:
         with step(self._steps, "demo tenant"):
             return await seed_demo(
                 self._env["SEKISHO_DATABASE_URL"],

@@ -69,7 +69,8 @@ class Answer:
         """The whole answer, 64 MiB at most."""
         try:
             content = self._response.content
-            parts, size = [], 0
+            parts: list[bytes] = []
+            size = 0
             async for part in content.iter_any():
                 parts.append(part)
                 size += len(part)

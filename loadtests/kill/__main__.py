@@ -50,6 +50,7 @@ def _figures(report: Report, plan: Plan) -> dict[str, object]:
         "uncertain_tokens": found.uncertain_tokens,
         "uncounted": found.uncounted,
         "below_record_tokens": found.below_record_tokens,
+        "cached_unknown_tokens": found.cached_unknown_tokens,
         "points_missed": report.missed,
         "recovered_after_s": report.quiet_s,
         "wall_s": round(report.wall_s, 1),

@@ -55,11 +55,13 @@ class Crowd:
     def lines(self) -> list[str]:
         """For people."""
         failure = f", first failure: {self.first_failure}" if self.first_failure else ""
+        gaps = f"gap p50 {self.gap_p50_ms:.1f}, p99 {self.gap_p99_ms:.1f}, max {self.gap_max_ms:.1f} ms"
+        control = f"direct p99 {self.direct_gap_p99_ms:.1f} ms, the engine's pace {PACE_MS:g} ms"
+        cost = f"gateway {self.cpu_share:.0%} of a core, {self.rss_mb:.0f} MB"
         return [
             f"{self.streams} streams for {self.seconds} s{failure}",
-            f"  gap p50 {self.gap_p50_ms:.1f}, p99 {self.gap_p99_ms:.1f}, max {self.gap_max_ms:.1f} ms;"
-            + f" direct p99 {self.direct_gap_p99_ms:.1f} ms, the engine's pace {PACE_MS:g} ms",
-            f"  first token p99 {self.ttft_p99_ms:.1f} ms; gateway {self.cpu_share:.0%} of a core, {self.rss_mb:.0f} MB",
+            f"  {gaps}; {control}",
+            f"  first token p99 {self.ttft_p99_ms:.1f} ms; {cost}",
         ]
 
 

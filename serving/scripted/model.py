@@ -30,7 +30,7 @@ class Slots:
     @property
     def waiting(self) -> int:
         """Requests in the queue."""
-        return len(self._queue)
+        return sum(not turn.cancelled() for _, turn in self._queue)
 
     @asynccontextmanager
     async def hold(self, count: int) -> AsyncIterator[None]:
@@ -51,10 +51,8 @@ class Slots:
         try:
             await turn
         except asyncio.CancelledError:
-            if turn.done() and not turn.cancelled():
+            if not turn.cancelled():
                 self.busy -= count  # admitted and cancelled in the same turn of the loop: give the slots back
-            else:
-                self._queue.remove((count, turn))
             self._admit()
             raise
 
@@ -62,10 +60,12 @@ class Slots:
         return self.busy + count <= self._limit or self.busy == 0
 
     def _admit(self) -> None:
-        while self._queue and self._fits(self._queue[0][0]):
+        # A cancelled turn stays in the queue until it comes to the front; it never takes a slot.
+        while self._queue and (self._queue[0][1].cancelled() or self._fits(self._queue[0][0])):
             count, turn = self._queue.popleft()
-            self.busy += count
-            turn.set_result(None)
+            if not turn.cancelled():
+                self.busy += count
+                turn.set_result(None)
 
 
 class Model:

@@ -11,7 +11,9 @@ from tests.contract.asking import USAGE, answer, chat_body, engine_running_reque
 from tests.contract.conftest import Upstream
 from tests.serving.scripted.sse import chunks, events
 
-ABORT_S_MAX = 2.0
+WAITS_S_MIN = 2.0
+FREED_S_MAX = 5.0
+"""The abort takes at most 2 s, the short answer up to 1 s on two busy cores; without an abort it would be a minute."""
 LONG_TOKENS = 1000
 LEAVING = 20
 FILLED_S = 1.5
@@ -71,13 +73,13 @@ async def test_clients_that_leave_free_the_engine_at_once(
     clients = [asyncio.create_task(occupy(client, body, attempt_id)) for attempt_id in ids]
     await asyncio.sleep(FILLED_S)
     with pytest.raises(httpx.ReadTimeout):
-        await first_token_s(client, upstream, ABORT_S_MAX)
+        await first_token_s(client, upstream, WAITS_S_MIN)
     # when all those clients leave,
     for task in clients:
         task.cancel()
     await asyncio.gather(*clients, return_exceptions=True)
     # then the next short request is answered at once: none of the long ones is generated to its end.
-    assert await first_token_s(client, upstream, 60) < ABORT_S_MAX
+    assert await first_token_s(client, upstream, 60) < FREED_S_MAX
     assert await engine_running_requests(upstream.root) in (0, None)
     if upstream.kind == "scripted":
         before = [(await client.get(f"/witness/{attempt_id}")).json() for attempt_id in ids]

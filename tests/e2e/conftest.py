@@ -1,6 +1,6 @@
 """One stack for the whole session; every test that needs it gets a tenant of its own."""
 
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import httpx
@@ -15,9 +15,9 @@ from tests.serving.scripted.process import EngineProcess, engine
 
 HERE = Path(__file__).parent
 MODELS: tuple[str, ...] = tuple(yaml.safe_load(DEFAULT_FILE.read_text(encoding="utf-8"))["models"])
-KEEPING_MODEL = "kept-small"
+KEEPING_MODEL, ENDLESS_MODEL = "kept-small", "kept-endless"
 
-Newcomer = Callable[[Terms], Awaitable[Tenant]]
+ALL_MODELS = (*MODELS, KEEPING_MODEL, ENDLESS_MODEL)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -37,24 +37,25 @@ def bare_stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
 @pytest.fixture(scope="session")
 def keeping_engine() -> Iterator[EngineProcess]:
     """An engine that keeps what it was sent."""
-    with engine("--keep-bodies", "5000") as running:
+    with engine("--keep-bodies", "100", "--scenarios", str(HERE / "scenarios.yaml")) as running:
         yield running
 
 
 @pytest_asyncio.fixture(scope="session")
 async def up(bare_stack: Stack, keeping_engine: EngineProcess) -> Stack:
-    """The stack with every scripted model, and `kept-small` of the engine that keeps bodies."""
+    """The stack with every scripted model, and those of the engine that keeps bodies."""
     for name in MODELS:
         if name != "scripted-small":
             await add_model(bare_stack, name, images=64 if name == "scripted-vision" else 0)
-    await add_model(bare_stack, KEEPING_MODEL, served_model="scripted-small", engine_root=keeping_engine.root)
+    for name, context in ((KEEPING_MODEL, 8_192), (ENDLESS_MODEL, 65_536)):
+        await add_model(bare_stack, name, engine_root=keeping_engine.root, context=context)
     return bare_stack
 
 
 @pytest_asyncio.fixture
 async def tenant(up: Stack) -> Tenant:
     """A tenant that may use every model."""
-    return await add_tenant(up, Terms(models=(*MODELS, KEEPING_MODEL)))
+    return await add_tenant(up, Terms(models=ALL_MODELS))
 
 
 @pytest_asyncio.fixture

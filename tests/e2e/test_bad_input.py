@@ -8,11 +8,12 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import pytest
+import pytest_asyncio
 
 from gateway.faults import CATALOGUE, Fault
 from tests.e2e.raw import CHAT, Answer, chat, connected, exchange, request
 from tests.e2e.stack import Stack
-from tests.e2e.tenants import Tenant
+from tests.e2e.tenants import Tenant, Terms, add_tenant
 
 MB = 1024 * 1024
 IMAGE = "messages[0].content[0].image_url.url"
@@ -77,8 +78,8 @@ NOT_JSON = {
     "array": Bad(b"[]", "invalid_type"),
     "string": Bad(b'"scripted-small"', "invalid_type"),
     "null": Bad(b"null", "invalid_type"),
-    "deep": Bad(_deep(100_000), "nesting_too_deep"),
-    "deep-object": Bad(b'{"a":' * 50_000 + b"1" + b"}" * 50_000, "nesting_too_deep"),
+    "deep": Bad(_deep(30_000), "nesting_too_deep"),
+    "deep-object": Bad(b'{"a":' * 30_000 + b"1" + b"}" * 30_000, "nesting_too_deep"),
     "gzip-undeclared": Bad(gzip.compress(json.dumps(chat()).encode()), "invalid_json"),
 }
 DUPLICATES = {
@@ -101,6 +102,7 @@ DUPLICATES = {
         "a",
     ),
 }
+PROMPT = {"model": "scripted-small"}
 TYPES = {
     "no-model": Bad({"messages": []}, "missing_parameter", "model"),
     "model-null": Bad({**chat(), "model": None}, "missing_parameter", "model"),
@@ -129,12 +131,12 @@ TYPES = {
     "n-float": Bad(chat(n=1.5), "invalid_type", "n"),
     "max-tokens-negative": Bad(chat(max_tokens=-1), "invalid_value", "max_tokens"),
     "seed-huge": Bad(chat(seed=2**64), "invalid_value", "seed"),
-    "max-tokens-huge": Bad(chat(max_tokens=10**30), "invalid_value", "max_tokens"),
+    "max-tokens-huge": Bad(chat(max_tokens=10**30), "context_length_exceeded"),
     "stop-many": Bad(chat(stop=["a"] * 17), "invalid_value", "stop"),
     "stream-text": Bad(chat(stream="yes"), "invalid_type", "stream"),
     "options-without-stream": Bad(chat(stream_options={"include_usage": True}), "invalid_value", "stream_options"),
     "tools-many": Bad(chat(tools=[{"type": "function", "function": {"name": "f"}}] * 129), "invalid_value", "tools"),
-    "prompt-mixed": Bad({"model": "scripted-small", "prompt": ["a", 1]}, "invalid_type", "prompt", path="/v1/completions"),
+    "prompt-mixed": Bad({**PROMPT, "prompt": ["a", 1]}, "invalid_type", "prompt", path="/v1/completions"),
     "prompt-empty": Bad({"model": "scripted-small", "prompt": []}, "invalid_value", "prompt", path="/v1/completions"),
     "prompts-many": Bad(
         {"model": "scripted-small", "prompt": ["a"] * 513}, "invalid_value", "prompt", path="/v1/completions"
@@ -233,6 +235,12 @@ async def test_bad_request_gets_its_status_code_field_and_cure(up: Stack, tenant
     assert answers[0].error["message"] != answers[1].error["message"]
 
 
+@pytest_asyncio.fixture(scope="module")
+async def tenant(up: Stack) -> Tenant:
+    """One tenant for all: nothing here is used up."""
+    return await add_tenant(up, Terms(models=("scripted-small", "scripted-slow", "scripted-vision")))
+
+
 async def test_a_body_without_length_that_grows_too_large_is_refused_at_the_limit(up: Stack, tenant: Tenant) -> None:
     head = request(tenant, b"", content_length="", transfer_encoding="chunked")
     async with connected(up) as wire:
@@ -269,7 +277,6 @@ def _lines(*lines: str) -> bytes:
     return "\r\n".join([*lines, "", ""]).encode("latin-1")
 
 
-PIECE = b'5\r\n{"a":\r\n'
 MALFORMED = {
     "both-lengths": (["content-length: 4", "transfer-encoding: chunked"], b"0\r\n\r\n"),
     "two-lengths": (["content-length: 2", "content-length: 3"], b"{}"),
@@ -327,7 +334,7 @@ async def test_header_bombs_are_cut_off(up: Stack, tenant: Tenant, shape: str) -
     start = f"GET /v1/models HTTP/1.1\r\nhost: a\r\nauthorization: Bearer {tenant.key}\r\n".encode()
     post = request(tenant, b"", content_length="", transfer_encoding="chunked")
     bombs = {
-        "one-long": start + b"x: " + b"a" * (4 * MB),
+        "one-long": start + b"x: " + b"a" * 40_000,
         "many": start + b"".join(b"x-%d: a\r\n" % number for number in range(200)) + b"\r\n",
         "in-one-packet": start + b"".join(b"x-%d: %s\r\n" % (n, b"a" * 600) for n in range(90)) + b"\r\n",
         "long-url": b"GET /v1/models?" + b"a" * 60_000 + b" HTTP/1.1\r\nhost: a\r\n\r\n",

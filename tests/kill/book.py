@@ -8,9 +8,10 @@ The rules, and the one instant that cannot be decided:
   the same traces as one that died right after the byte. Writing the word after the byte would lose delivered answers,
   so the word comes first and such a request counts as delivered: the engine did the work, and the byte may be out. It
   is `ambiguous` here, and only within `AMBIGUOUS_S` before the death of the very process that served it.
-- The engine has a record: its counts, to the token. Only where the engine died in the middle of a stream while the
-  gateway lived is the last usage received what counts, which may stay below a record written right before the death;
-  the rest is the platform's.
+- The engine has a record: its counts, to the token. Only where the engine died while the gateway lived, in the middle
+  of a stream or before it could say what a client who left had used, the last usage received is what counts; it may
+  stay below a record written right before the death, and the rest is the platform's. (Such a usage does not know yet
+  how much of the prompt was cached: `cached_unknown_tokens`.)
 - The engine has none, because it died: the last usage received, or, when the gateway died too, the last checkpoint
   (`uncertain_tokens`), or nothing.
 - Money: counts times the rate card; debit = credit = the row's amount; one audit record per row.
@@ -25,6 +26,7 @@ from billing.types import Usage
 from tests.kill.clients import Seen
 
 AMBIGUOUS_S = 1.0
+LAST_RECEIVED = ("upstream_failed", "client_gone")
 FINAL = ("settled", "recovered", "voided")
 
 
@@ -92,6 +94,7 @@ class Findings:
     uncertain_tokens: int = 0
     uncounted: int = 0
     below_record_tokens: int = 0
+    cached_unknown_tokens: int = 0
 
     @property
     def wrong(self) -> dict[str, list[str]]:
@@ -177,21 +180,28 @@ def _booked(row: Row, facts: Facts, found: Findings) -> None:
 
 def _counted(row: Row, facts: Facts, found: Findings) -> None:
     record = facts.records.get(f"{row.request_id}-{row.attempt}")
-    if record is not None:
-        short = record.total - row.usage.total
-        if row.outcome == "upstream_failed" and row.source == "engine" and short > 0:
-            found.below_record_tokens += short
-        elif record != row.usage:
-            found.mismatched.append(f"{row.request_id} ({row.state}, {row.source}): {row.usage}, recorded {record}")
+    if record == row.usage:
         return
-    if not any(row.opened_at <= at <= (row.settled_at or 0) for at in facts.engine_deaths):
-        found.mismatched.append(f"{row.request_id} ({row.state}) is in no record though the engine lived")
-    elif row.source == "checkpoint":
+    engine_died = any(row.opened_at <= at <= (row.settled_at or 0) for at in facts.engine_deaths)
+    if not engine_died:
+        what = "is in no record" if record is None else f"is recorded as {record}"
+        found.mismatched.append(f"{row.request_id} ({row.state}, {row.outcome}, {row.source}): {row.usage} {what}")
+    elif row.source == "engine" and row.outcome in LAST_RECEIVED and (record is None or _within(row.usage, record)):
+        if record is not None:
+            found.below_record_tokens += record.total - row.usage.total
+            found.cached_unknown_tokens += record.cached - row.usage.cached
+    elif record is None and row.source == "checkpoint":
         found.uncertain_tokens += row.usage.total
-    elif row.source == "none" and row.usage.total == 0:
+    elif record is None and row.source == "none" and row.usage.total == 0:
         found.uncounted += 1
-    elif not (row.source == "engine" and row.outcome == "upstream_failed"):
-        found.mismatched.append(f"{row.request_id} ({row.state}, {row.outcome}) claims {row.source} without a record")
+    else:
+        found.mismatched.append(f"{row.request_id} ({row.state}, {row.outcome}) claims {row.source}, recorded {record}")
+
+
+def _within(usage: Usage, record: Usage) -> bool:
+    return usage.prompt == record.prompt and (
+        usage.cached <= record.cached and usage.completion <= record.completion and usage.reasoning <= record.reasoning
+    )
 
 
 def _counters(facts: Facts, found: Findings) -> None:

@@ -12,11 +12,12 @@ from gateway.up.processes import Child
 from tests.kill.book import Facts, Findings, check
 from tests.kill.clients import Callers, Kind, Seen
 from tests.kill.failpoints import ENGINE_POINTS, GATEWAY_POINTS, WORKER_POINTS
-from tests.kill.reading import facts, quiet
+from tests.kill.reading import checkpointed, facts, quiet
 from tests.kill.stack import Kill, Stack
 
 DEATH_S_MAX = 30.0
 QUIET_S_MAX = 60.0
+CHECKPOINT_S_MAX = 3.0
 CLIENTS = 6
 WORKER = "worker"
 ENGINE = "engine"
@@ -67,6 +68,7 @@ class Report:
     control_seen: list[Seen]
     quiet_s: float | None
     wall_s: float
+    listening: set[str]
 
     @property
     def requests(self) -> int:
@@ -101,6 +103,7 @@ class Drill:
         """Control, both together, every point, random times; then wait for recovery and check."""
         started = time.monotonic()
         await asyncio.gather(*(self.stack.start(slot) for slot in self._slots), self.stack.start(WORKER))
+        listening = self.stack.listening()
         control, control_seen = await self._control()
         for _ in range(self.plan.both):
             await self._both()
@@ -116,7 +119,7 @@ class Drill:
         found = await facts(self.stack, self.seen)
         return Report(
             found, check(found), self.stack.deaths(), self.missed, control, control_seen, quiet_s,
-            time.monotonic() - started,
+            time.monotonic() - started, listening,
         )  # fmt: skip
 
     def _callers(self, slot: str, kind: Kind = "mixed", *, leave: bool = False) -> Callers:
@@ -142,6 +145,8 @@ class Drill:
         callers = self._callers(slot, "stream")
         await asyncio.sleep(0.6 + self._random.random() * 0.3)
         self.stack.freeze(ENGINE)
+        if not await checkpointed(self.stack, CHECKPOINT_S_MAX):
+            self.missed.append("no running stream was checkpointed")
         await self.stack.kill(slot)
         await self.stack.kill(ENGINE)
         await self._collect(callers)
@@ -179,8 +184,9 @@ class Drill:
 
         async def work(slot: str) -> None:
             while jobs:
+                job = jobs.pop()
                 await self.stack.children[slot].stop()
-                await self._gateway_point(slot, jobs.pop())
+                await self._gateway_point(slot, job)
             await self.stack.start(slot)
 
         await asyncio.gather(*(work(slot) for slot in self._slots))

@@ -16,6 +16,9 @@ from tests.kill.stack import CARDS, Stack
 
 POLL_S = 0.25
 _UNFINISHED = "SELECT count(*) FROM journal WHERE state IN ('open', 'dispatched', 'streaming')"
+_CHECKPOINTED = """
+SELECT count(*) FROM journal j JOIN journal_progress p ON p.request_id = j.request_id WHERE j.state = 'streaming'
+"""
 _ROWS = """
 SELECT j.request_id::text AS request_id, tenant_id, model, instance_id, period, state, coalesce(outcome, '') AS outcome,
   usage_source AS source, attempt, prompt_tokens, cached_tokens, completion_tokens, reasoning_tokens,
@@ -47,6 +50,19 @@ async def quiet(stack: Stack, within_s: float) -> float | None:
     finally:
         await connection.close()
         await valkey.aclose()
+
+
+async def checkpointed(stack: Stack, within_s: float) -> bool:
+    """Waits until a stream under way has its usage written down; False when that takes longer than `within_s`."""
+    connection = await asyncpg.connect(stack.dsn)
+    try:
+        for _ in range(round(within_s / POLL_S)):
+            if await connection.fetchval(_CHECKPOINTED):
+                return True
+            await asyncio.sleep(POLL_S)
+        return False
+    finally:
+        await connection.close()
 
 
 async def facts(stack: Stack, seen: Sequence[Seen]) -> Facts:

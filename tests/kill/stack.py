@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import asyncpg
+import psutil
 
 from billing.rating import RateCard
 from gateway.identity.keys import new_key
@@ -145,6 +146,13 @@ class Stack:
     def freeze(self, name: str) -> None:
         """SIGSTOP: the process does nothing any more, its connections stay."""
         os.kill(self.children[name].pid, signal.SIGSTOP)
+
+    def listening(self) -> set[str]:
+        """The addresses on which our processes accept TCP connections now."""
+        processes = [psutil.Process(child.pid) for child in self.children.values() if child.running]
+        return {
+            one.laddr.ip for process in processes for one in process.net_connections("tcp") if one.status == "LISTEN"
+        }
 
     def deaths(self) -> list[Kill]:
         """Every SIGKILL so far, in order of time."""

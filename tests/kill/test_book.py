@@ -96,8 +96,13 @@ def test_checkpoint_counts_only_without_a_record_and_is_called_uncertain() -> No
     assert wrong(replace(with_row(recovered), records={f"{ID}-1": Usage(10, 2, 6, 1)})) == {"mismatched"}
 
 
-def test_engine_that_died_after_its_record_leaves_the_rest_to_the_platform() -> None:
-    short = replace(ROW, outcome="upstream_failed")
-    found = check(replace(with_row(short), records={f"{ID}-1": Usage(10, 2, 6, 1)}, engine_deaths=[AT + 1]))
+@pytest.mark.parametrize("outcome", ["upstream_failed", "client_gone"])
+def test_engine_that_died_after_its_record_leaves_the_rest_to_the_platform(outcome: str) -> None:
+    short = with_row(replace(ROW, outcome=outcome))
+    record = {f"{ID}-1": Usage(10, 3, 6, 1)}
+    found = check(replace(short, records=record, engine_deaths=[AT + 1]))
     assert not any(found.wrong.values())
-    assert found.below_record_tokens == 1
+    assert (found.below_record_tokens, found.cached_unknown_tokens) == (1, 1)
+    assert wrong(replace(short, records=record)) == {"mismatched"}  # the engine lived
+    above = {f"{ID}-1": Usage(10, 2, 4, 1)}
+    assert wrong(replace(short, records=above, engine_deaths=[AT + 1])) == {"mismatched"}

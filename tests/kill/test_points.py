@@ -141,3 +141,7 @@ def test_with_nobody_killed_every_call_is_answered_and_booked(report: Report) ->
     assert not any(report.control.wrong.values())
     assert report.control.uncertain_tokens == 0
     assert report.control.ambiguous == set()
+
+
+def test_everything_listens_on_loopback_only(report: Report) -> None:
+    assert report.listening == {"127.0.0.1"}

@@ -98,6 +98,9 @@ def test_environment_is_made_once_and_made_again_when_it_must(clone: Path) -> No
     assert (second.returncode, second.stdout, second.stderr) == (0, "", "")
     assert time.monotonic() - began < 0.2 + 0.3  # 0.2 s is promised; the rest is for a busy machine
 
+    (clone / "pyproject.toml").write_text(PROJECT + "[tool.ruff]\nline-length = 100\n")
+    assert _install(clone).stdout == ""  # nothing of that is installed
+
     _lock(clone, "2.0")
     changed = _install(clone)
     assert changed.returncode == 0, changed.stderr

@@ -12,12 +12,12 @@ from tests.serving.scripted.sse import chunks, events, text_of
 
 
 async def open_stream(client: httpx.AsyncClient, model: str, attempt_id: str) -> tuple[bytes, str]:
-    """(bytes received, how it ended) of a stream that breaks, or stays silent for half a second."""
+    """(bytes received, how it ended) of a stream that breaks, or stays silent for a second."""
     got = b""
     headers = {"x-request-id": attempt_id}
     try:
         async with client.stream(
-            "POST", "/v1/chat/completions", json=chat_body(model, **USAGE), headers=headers, timeout=0.5
+            "POST", "/v1/chat/completions", json=chat_body(model, **USAGE), headers=headers, timeout=1.0
         ) as answer:
             async for part in answer.aiter_bytes():
                 got += part
@@ -130,7 +130,7 @@ async def test_error_event_is_sent_as_vllm_does_when_its_engine_dies(client: htt
 )
 async def test_faults_of_answers_that_do_not_stream(client: httpx.AsyncClient, model: str, outcome: str) -> None:
     try:
-        answer = await client.post("/v1/chat/completions", json=chat_body(model), timeout=1.0)
+        answer = await client.post("/v1/chat/completions", json=chat_body(model), timeout=2.0)
         seen = str(answer.status_code)
         json.loads(answer.content)
     except httpx.TransportError as error:

@@ -1,0 +1,136 @@
+"""Bad input all at once: the gateway's memory stays where it was, and a steady caller hardly notices."""
+
+import asyncio
+import json
+import sys
+from collections.abc import Awaitable, Callable
+
+import pytest
+
+from tests.e2e.raw import READ_S_MAX, connected, request
+from tests.e2e.stack import Stack
+from tests.e2e.steady import percentile
+from tests.e2e.tenants import Tenant, add_tenant
+from tests.serving.scripted.process import REPOSITORY
+
+MB = 1024 * 1024
+RSS_GROWTH_MAX = 64 * MB
+SAMPLE_S = 0.01
+BEFORE_S, DURING_S = 6.0, 10.0
+
+Attack = Callable[[], Awaitable[int]]
+
+
+def _bodies(tenant: Tenant) -> list[bytes]:
+    """Whole requests whose bodies arrive in full; built once, so that the attacker costs little while it attacks."""
+    message = b'{"role":"user","content":"hi"}'
+    model = b'{"model":"scripted-small","messages":['
+    bodies = [
+        model + b",".join([message] * 100_000) + b"]}",
+        model + b"[]," * 3_000_000 + b"[]]}",
+        model + b'"ab",' * 1_800_000 + b'"ab"]}',
+        model + b'{"role":"user","content":"' + b"a" * (9 * MB) + b'"}]}',
+        model + b"[" * 30_000 + b"]" * 30_000 + b"]}",
+        b"[" * (9 * MB),
+        b'{"model":"scripted-small","messages":[' + message + b'],"seed":' + b"9" * (9 * MB) + b"}",
+        model + message + b'],"user":"' + b"\\\\" * (4 * MB) + b"\\ud800" + b'"}',
+    ]
+    return [request(tenant, body) for body in bodies]
+
+
+def _attacks(up: Stack, tenant: Tenant) -> list[Attack]:
+    async def sent(data: bytes, pieces: bytes = b"", count: int = 0) -> int:
+        async with connected(up) as wire:
+            sending = asyncio.create_task(_send(wire.send, data, pieces, count))
+            try:
+                return (await wire.answer()).status
+            except ConnectionError:
+                return 0  # reset after the refusal: the answer was lost on the way
+            finally:
+                sending.cancel()
+
+    head = request(tenant, b"", content_length="", transfer_encoding="chunked")
+    chunk = b"%x\r\n" % MB + b" " * MB + b"\r\n"
+    declared = request(tenant, b"", length=20 * MB)
+    attacks: list[Attack] = [lambda body=body: sent(body) for body in _bodies(tenant)]  # type: ignore[misc]  # the default binds each body
+    attacks += [lambda: sent(declared, b" " * MB, 20), lambda: sent(head, chunk, 20)] * 4
+    return attacks
+
+
+async def _send(send: Callable[[bytes], Awaitable[None]], data: bytes, pieces: bytes, count: int) -> None:
+    await send(data)
+    for _ in range(count):
+        await send(pieces)
+
+
+async def _steady(up: Stack, tenant: Tenant, seconds: float) -> list[float]:
+    """Latencies in milliseconds of a caller in a process of its own."""
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-m", "tests.e2e.steady", str(up.port), tenant.key, str(seconds),
+        cwd=REPOSITORY, stdout=asyncio.subprocess.PIPE,
+    )  # fmt: skip
+    output, _ = await process.communicate()
+    assert process.returncode == 0
+    latencies: list[float] = json.loads(output)
+    return latencies
+
+
+async def _sampled(up: Stack, seen: list[int]) -> None:
+    while True:
+        seen.append(up.rss_bytes())
+        await asyncio.sleep(SAMPLE_S)
+
+
+async def _all_at_once(attacks: list[Attack]) -> set[int]:
+    return set(await asyncio.wait_for(asyncio.gather(*(attack() for attack in attacks)), 2 * READ_S_MAX))
+
+
+@pytest.mark.timeout(200)
+async def test_memory_stays_bounded_when_all_attack_at_the_same_time(up: Stack) -> None:
+    tenant = await add_tenant(up)
+    attacks = _attacks(up, tenant)
+    await _steady(up, tenant, 1.0)  # what a first request needs for ever is no growth
+    before, seen = up.rss_bytes(), [0]
+    sampling = asyncio.create_task(_sampled(up, seen))
+    try:
+        statuses = set()
+        for attack in attacks:
+            statuses.add(await attack())
+        alone = max(seen)
+        for _ in range(3):
+            statuses |= await _all_at_once(attacks * 2)
+    finally:
+        sampling.cancel()
+    after = up.rss_bytes()
+    print(
+        f"RSS {before / MB:.0f} MB before, {alone / MB:.0f} at most one by one, {max(seen) / MB:.0f} at most all at ",
+        end="",
+    )
+    print(f"once, {after / MB:.0f} after; statuses {sorted(statuses)}")
+    assert statuses <= {0, 400, 413}
+    assert max(seen) - before <= RSS_GROWTH_MAX
+    assert after - before <= RSS_GROWTH_MAX
+
+
+@pytest.mark.timeout(200)
+async def test_steady_callers_p99_at_most_doubles_under_the_barrage(up: Stack) -> None:
+    steady, attacker = await add_tenant(up), await add_tenant(up)
+    attacks = _attacks(up, attacker)
+    before = await _steady(up, steady, BEFORE_S)
+    rounds = 0
+
+    async def keep_attacking() -> None:
+        nonlocal rounds
+        while True:
+            for attack in attacks:
+                await attack()
+            rounds += 1
+
+    attacking = asyncio.create_task(keep_attacking())
+    during = await _steady(up, steady, DURING_S)
+    attacking.cancel()
+    p99 = [percentile(values, 0.99) for values in (before, during)]
+    p50 = [percentile(values, 0.5) for values in (before, during)]
+    print(f"steady caller: p50 {p50[0]:.1f} → {p50[1]:.1f} ms, p99 {p99[0]:.1f} → {p99[1]:.1f} ms ", end="")
+    print(f"(n = {len(before)} and {len(during)}, {rounds} rounds of {len(attacks)} attacks)")
+    assert p99[1] <= 2 * p99[0]
