@@ -61,9 +61,7 @@ class Liveness:
         known = self.seen if now - self.read_at <= READING_GAP_S_MAX else {}
         self.read_at = now
         self.seen = {
-            instance_id: known[instance_id]
-            if instance_id in known and known[instance_id][0] == beat
-            else (beat, now)
+            instance_id: known[instance_id] if instance_id in known and known[instance_id][0] == beat else (beat, now)
             for instance_id, beat in heartbeats.items()
         }
 
@@ -191,9 +189,7 @@ class Worker:
         )
         await self._journal.settlements.put(settlement)
         _LOG.info("recovered %s: %s, %s", row.request_id, settlement.state, source)
-        await self._holds.release(
-            Release(row.request_id, row.tenant_id, row.period, usage.total, settlement.micro_yen)
-        )
+        await self._holds.release(Release(row.request_id, row.tenant_id, row.period, usage.total, settlement.micro_yen))
 
     async def _sweep(self, now: float) -> None:
         """End holds that nobody will end: their row is final, or their process died before it wrote one."""

@@ -43,4 +43,3 @@ class AuditRecord(msgspec.Struct, frozen=True):
         if len(encoded) > RECORD_BYTES_MAX or not encoded.isascii():
             raise ValueError(f"audit record of {self.request} is not {RECORD_BYTES_MAX} bytes of ASCII at most")
         return encoded.decode("ascii")
-

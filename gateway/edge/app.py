@@ -1,6 +1,6 @@
 """The ASGI applications: the data plane (`/v1/…`) and the operations port. Every route but health is authenticated."""
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from datetime import UTC, datetime
 from typing import Any
 
@@ -61,12 +61,24 @@ class TenantQuery:
         await inbound.respond(200, response_headers(exchange, inbound), answer)
 
 
-def data_app(gateway: Gateway) -> FastAPI:
-    """The data plane."""
+class DataPlane:
+    """The data plane: model calls go straight to the pipeline, everything else through the framework's router."""
+
+    def __init__(self, gateway: Gateway) -> None:
+        self._calls = {path: ModelCall(gateway.pipeline, route) for path, route in ROUTES.items()}
+        self._rest = _rest(gateway, self._calls)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one request."""
+        call = self._calls.get(scope["path"]) if scope["method"] == "POST" else None
+        await (call or self._rest)(scope, receive, send)
+
+
+def _rest(gateway: Gateway, calls: Mapping[str, ModelCall]) -> FastAPI:
     app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None, exception_handlers={HTTPException: _http_error})
     app.router.redirect_slashes = False  # a redirect would name the caller's own Host header, to anybody
-    for path, route in ROUTES.items():
-        app.router.routes.append(HttpRoute(path, ModelCall(gateway.pipeline, route), methods=["POST"]))
+    for path, call in calls.items():  # never reached by POST; here so that any other method gets its 405
+        app.router.routes.append(HttpRoute(path, call, methods=["POST"]))
     queries: dict[str, Query] = {
         "/v1/models": _models,
         "/v1/models/{model:path}": _model,

@@ -109,6 +109,8 @@ class Delivery:
 
 
 async def _stored(row: "asyncio.Future[None]", what: str) -> None:
+    if row.done() and row.exception() is None:
+        return
     try:
         async with asyncio.timeout(OPEN_S_MAX):
             await asyncio.shield(row)

@@ -63,6 +63,8 @@ class Exchange:
 
     def fail(self, fault: Fault) -> None:
         """End with `fault`, unless the exchange has already ended otherwise."""
+        # Its trace would keep the frames of all stages, and with them the body, until the next full collection.
+        fault.__traceback__ = fault.__context__ = fault.__cause__ = None
         if self.outcome is None:
             self.fault = fault
             self.outcome = fault.code.outcome

@@ -6,6 +6,7 @@ from typing import Any, cast
 from starlette.types import Receive, Scope, Send
 
 from gateway.edge.openai import error_body
+from gateway.edge.uploads import Uploads
 from gateway.faults import Fault, Language, language_of
 
 BODY_BYTES_MAX = 10 * 1024 * 1024
@@ -15,6 +16,7 @@ WRITE_S_MAX = 30.0
 DRAIN_BYTES_MAX = 32 * 1024 * 1024
 DRAIN_S_MAX = 2.0
 
+_UPLOADS = Uploads()
 _JSON_TYPES = ("application/json", "text/json")
 
 
@@ -87,6 +89,7 @@ class Inbound:
             parts.append(part)
             if not message.get("more_body"):
                 return b"".join(parts)
+            await _UPLOADS.grow(self, len(part))
             message = await self._receive()
 
     def _too_large(self) -> Fault:

@@ -29,7 +29,7 @@ def _bodies(tenant: Tenant) -> list[bytes]:
         model + b",".join([message] * 100_000) + b"]}",
         model + b"[]," * 3_000_000 + b"[]]}",
         model + b'"ab",' * 1_800_000 + b'"ab"]}',
-        model + b'{"role":"user","content":"' + b"a" * (9 * MB) + b'"}]}',
+        model + b'{"role":"user","content":"' + b"a" * (9 * MB) + b'"}],"never":1}',
         model + b"[" * 30_000 + b"]" * 30_000 + b"]}",
         b"[" * (9 * MB),
         b'{"model":"scripted-small","messages":[' + message + b'],"seed":' + b"9" * (9 * MB) + b"}",
