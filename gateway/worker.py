@@ -35,6 +35,8 @@ READING_GAP_S_MAX = 2.0
 WITNESS_WAIT_S_MAX = 10.0
 SWEEP_EVERY_S = 2.0
 HOLD_AGE_S_MIN = 5
+# A living process writes the row right after the hold; a hold without one is left of an answer that got lost.
+ROWLESS_HOLD_S_MAX = 60
 TIDY_EVERY_S = 60.0
 BATCH_ROWS = 500
 _LEADER_LOCK = 0x5E_C1_51
@@ -207,11 +209,12 @@ class Worker:
         if not entries:
             return
         rows = await finals(self._link, [entry.request_id for entry in entries])
+        rowless = now_us() // 1_000_000 - ROWLESS_HOLD_S_MAX
         for entry in entries:
             row = rows.get(entry.request_id)
             if row is not None and row.final:
                 tokens, micro_yen = row.tokens, row.micro_yen
-            elif row is None and not self._liveness.alive(entry.instance_id, now):
+            elif row is None and (entry.held_at < rowless or not self._liveness.alive(entry.instance_id, now)):
                 tokens, micro_yen = 0, 0
             else:
                 continue

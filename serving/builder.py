@@ -73,7 +73,6 @@ def _safe_arguments(model: Model) -> dict[str, Any]:
         "allowed_media_domains": [NO_MEDIA_DOMAIN],
         "trust_remote_code": False,
         "enable_log_requests": False,
-        "disable_log_stats": False,
         # vLLM's default of 0 cuts every running request at once
         "shutdown_timeout": model.engine.shutdown_timeout_s,
     }

@@ -15,6 +15,8 @@ from gateway.up.folder import DataFolder
 from gateway.up.processes import Child
 from gateway.up.stores import PostgreSQL, Valkey
 
+pytest_plugins = ["tests.vllm.engine"]
+
 
 @dataclass(frozen=True, slots=True)
 class Stores:

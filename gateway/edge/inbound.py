@@ -6,10 +6,12 @@ from typing import Any, cast
 from starlette.types import Receive, Scope, Send
 
 from gateway.edge.openai import error_body
+from gateway.edge.parse import Census
 from gateway.edge.uploads import Uploads
 from gateway.faults import Fault, Language, language_of
 
 BODY_BYTES_MAX = 10 * 1024 * 1024
+UNCOUNTED_BYTES_MAX = 64 * 1024
 BODY_S_MAX = 30.0
 WRITE_S_MAX = 30.0
 # What a refused upload may still send before the connection closes: enough for a client that reads only afterwards.
@@ -34,6 +36,7 @@ class Inbound:
         self._headers = cast("dict[bytes, bytes]", dict(scope["headers"]))
         self._watcher: asyncio.Task[None] | None = None
         self._drain = False
+        self.census = Census()
         self.started = False
         self.ended = False
         self.gone = False
@@ -74,7 +77,16 @@ class Inbound:
     async def _read(self) -> bytes:
         message = await self._receive()
         if message["type"] == "http.request" and not message.get("more_body"):
-            return cast("bytes", message.get("body", b""))
+            body = cast("bytes", message.get("body", b""))
+            if len(body) > UNCOUNTED_BYTES_MAX:
+                self.census.add(body)
+            return body
+        try:
+            return await self._join(message)
+        finally:
+            _UPLOADS.end(self)
+
+    async def _join(self, message: Any) -> bytes:
         parts: list[bytes] = []
         size = 0
         while True:
@@ -87,6 +99,7 @@ class Inbound:
                 parts.clear()  # the exception keeps this frame alive while the rest is drained
                 raise self._too_large()
             parts.append(part)
+            self.census.add(part)
             if not message.get("more_body"):
                 return b"".join(parts)
             await _UPLOADS.grow(self, len(part))

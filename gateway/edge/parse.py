@@ -19,7 +19,6 @@ MESSAGES_MAX = 4_096
 PROMPTS_MAX = 512
 NESTING_MAX = 200
 # A body may say `[]` three million times, which is 4 s of parsing and 200 MB of objects. Bytes are counted in no time.
-UNCOUNTED_BYTES_MAX = 64 * 1024
 SAMPLE_BYTES = 1024 * 1024
 CONTAINERS_MAX = 32_768
 COMMAS_MAX = 262_144
@@ -43,14 +42,34 @@ class Call:
     body: dict[str, Any]
 
 
-def parse_json(raw: bytes) -> dict[str, Any]:
-    """One JSON object (RFC 8259) without duplicate keys, lone surrogates, NaN or deep nesting.
+class Census:
+    """Counts what a body holds while it arrives; piece by piece, so that nobody waits for a large one."""
+
+    def __init__(self) -> None:
+        self._containers = self._commas = 0
+
+    def add(self, piece: bytes) -> None:
+        """Count another piece, texts included."""
+        self._containers += piece.count(b"[") + piece.count(b"{")
+        self._commas += piece.count(b",")
+
+    @property
+    def crowded(self) -> bool:
+        """Whether there may be more values than are taken."""
+        return self._containers > CONTAINERS_MAX or self._commas > COMMAS_MAX
+
+
+def parse_json(raw: bytes, *, crowded: bool = False) -> dict[str, Any]:
+    """One JSON object (RFC 8259) without duplicate keys, lone surrogates, NaN or deep nesting. `crowded` tells that a
+    `Census` of it found many values, which are then counted again without the texts.
 
     Raises `Fault` with `invalid_json`, `duplicate_key`, `nesting_too_deep`, `too_many_values` or `invalid_type`.
     """
-    if len(raw) > UNCOUNTED_BYTES_MAX and _crowded(raw):
+    if crowded:
         for part in (raw[:SAMPLE_BYTES], raw):  # the beginning usually decides it
-            if _crowded(_without_texts(part)):
+            census = Census()
+            census.add(_without_texts(part))
+            if census.crowded:
                 raise Fault("too_many_values", limit=COMMAS_MAX)
     try:
         tree = jiter.from_json(raw, allow_inf_nan=False, catch_duplicate_keys=True, cache_mode="keys")
@@ -59,17 +78,6 @@ def parse_json(raw: bytes) -> dict[str, Any]:
     if not isinstance(tree, dict):
         raise Fault("invalid_type", detail="expected an object")
     return tree
-
-
-def _crowded(raw: bytes) -> bool:
-    containers = commas = 0
-    for start in range(0, len(raw), UNCOUNTED_BYTES_MAX):
-        piece = raw[start : start + UNCOUNTED_BYTES_MAX]
-        containers += piece.count(b"[") + piece.count(b"{")
-        commas += piece.count(b",")
-        if containers > CONTAINERS_MAX or commas > COMMAS_MAX:
-            return True
-    return False
 
 
 def _without_texts(raw: bytes) -> bytes:

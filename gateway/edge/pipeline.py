@@ -60,7 +60,7 @@ class Pipeline:
         exchange = Exchange(route.action, self.instance_id, origin=inbound.origin)
         try:
             self.identify(exchange, inbound)
-            tree = parse_json(await inbound.body())
+            tree = parse_json(await inbound.body(), crowded=inbound.census.crowded)
             self.license(exchange, tree)
             self.read(exchange, tree, route)
             await self.reserve(exchange)

@@ -76,12 +76,13 @@ class Settler:
         await self._release(exchange, settlement.usage, settlement.micro_yen)
 
     async def _count(self, exchange: Exchange) -> None:
-        """The engine's last word on a stream: its own record when the client left, else what its chunks said."""
+        """The engine's last word on a stream: its own record when the stream did not end as it should, else what its
+        chunks said."""
         if exchange.first_byte_at is None or exchange.source != "none":
             return
         meter = exchange.meter
         seen = meter is not None and meter.seen
-        if exchange.upstream is not None and (exchange.outcome is Outcome.CLIENT_GONE or not seen):
+        if exchange.upstream is not None and (exchange.outcome is not Outcome.COMPLETED or not seen):
             recorded = await self._witness.final(exchange.upstream, exchange.attempt_id, WITNESS_WAIT_S_MAX)
             if recorded is not None:
                 exchange.count(recorded.usage, "witness")

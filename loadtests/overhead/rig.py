@@ -61,7 +61,7 @@ def rig(folder: Path, base: str = "") -> Iterator[Rig]:
         engine = f"{stack.engine_root}/v1"
         key = seeded(ROOT, stack.database_url, stack.data_dir, constant, stack.engine_root)
         wait_for_model(stack.base_url, key, CONSTANT_MODEL)
-        relays = [held.enter_context(_relay(folder, name, url)) for name, url in (("c", constant), ("s", engine))]
+        relays = [held.enter_context(relayed(folder, name, url)) for name, url in (("c", constant), ("s", engine))]
         targets = [
             Target("direct", f"{constant}/chat/completions", f"{engine}/chat/completions", "none", None, None),
             # One relay process each for the constant upstream and the engine, so that its CPU is that of one job.
@@ -74,18 +74,26 @@ def rig(folder: Path, base: str = "") -> Iterator[Rig]:
 
 
 @dataclass(frozen=True, slots=True)
-class _Relay:
-    url: str
+class Relay:
+    """A bare relay that serves; `base_url` ends in `/v1`."""
+
+    base_url: str
     pid: int
+
+    @property
+    def url(self) -> str:
+        """Where chats go."""
+        return f"{self.base_url}/chat/completions"
 
 
 @contextlib.contextmanager
-def _relay(folder: Path, name: str, upstream: str) -> Iterator[_Relay]:
+def relayed(folder: Path, name: str, upstream: str) -> Iterator[Relay]:
+    """The control in front of `upstream` (ends in `/v1`), a process of its own; its log is in `folder`."""
     port = free_port()
     argv = [sys.executable, "-m", "loadtests.overhead.relay", "--port", str(port), "--upstream", upstream]
     root = f"http://127.0.0.1:{port}"
     with running(argv, ready=lambda: answers(f"{root}/healthz"), log=folder / f"relay-{name}.log", cwd=ROOT) as process:
-        yield _Relay(f"{root}/v1/chat/completions", process.pid)
+        yield Relay(f"{root}/v1", process.pid)
 
 
 def _gateway_target(what: str, base_url: str, key: str, pid: int) -> Target:

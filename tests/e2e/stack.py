@@ -154,27 +154,30 @@ def free_port() -> int:
 
 
 @contextlib.contextmanager
-def stack(data_dir: Path, **environment: str) -> Iterator[Stack]:
-    """A stack of its own in `data_dir`; all of it is gone at the end. `environment` is added to ours."""
+def stack(
+    data_dir: Path, *, kind: str = "scripted", start_s_max: float = START_S_MAX, **environment: str
+) -> Iterator[Stack]:
+    """A stack of its own in `data_dir`, with an engine of `kind`; all of it is gone at the end. `environment` is added
+    to ours."""
     ports = ("--port", str(free_port()), "--ops-port", str(free_port()))
     log = data_dir.with_name(data_dir.name + ".log")
     with log.open("wb") as output:
         process = subprocess.Popen(
-            [str(SEKISHO), "up", "--engine", "scripted", "--data-dir", str(data_dir), *ports],
+            [str(SEKISHO), "up", "--engine", kind, "--data-dir", str(data_dir), *ports],
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=output,
             env={**os.environ, **environment},
         )
     try:
-        up = _published(process, data_dir / "up.json", log)
+        up = _published(process, data_dir / "up.json", log, start_s_max)
         yield Stack(process, data_dir, up, psutil.Process(up["pids"]["gateway"]).environ())
     finally:
         stop(process)
 
 
-def _published(process: "subprocess.Popen[bytes]", path: Path, log: Path) -> dict[str, Any]:
-    deadline = time.monotonic() + START_S_MAX
+def _published(process: "subprocess.Popen[bytes]", path: Path, log: Path, within_s: float) -> dict[str, Any]:
+    deadline = time.monotonic() + within_s
     while not path.exists():
         if process.poll() is not None or time.monotonic() > deadline:
             text = log.read_text(encoding="utf-8", errors="replace")

@@ -190,6 +190,20 @@ async def test_work_of_a_living_process_is_left_alone(worker: Worker, left: Left
     assert await left.held() == {row.request_id, held_only}
 
 
+async def test_hold_whose_answer_got_lost_ends_though_its_process_lives(
+    worker: Worker, left: Left, monkeypatch: Any
+) -> None:
+    held_only = str(uuid_utils.uuid7())
+    await left.holds.reserve(held_only, left.tenant, "202611", 70, 1, left.instance_id)
+    await left.link.fetch("INSERT INTO instance (instance_id, kind) VALUES ($1, 'gateway')", left.instance_id)
+    monkeypatch.setattr("gateway.worker.HOLD_AGE_S_MIN", -1)
+    await rounds(worker, 0, 3)
+    assert await left.held() == {held_only}
+    monkeypatch.setattr("gateway.worker.ROWLESS_HOLD_S_MAX", -1)
+    await rounds(worker, 4, 7)
+    assert await left.held() == set()
+
+
 async def test_process_that_stopped_saying_so_is_recovered_after_five_seconds(worker: Worker, left: Left) -> None:
     row = await left.request(delivered=False)
     await left.link.fetch("INSERT INTO instance (instance_id, kind) VALUES ($1, 'gateway')", left.instance_id)

@@ -32,9 +32,13 @@ def test_every_engine_argument_that_protects_is_set_whatever_the_catalogue_leave
     assert arguments["enable_prompt_tokens_details"] is True
     assert arguments["trust_remote_code"] is False
     assert arguments["enable_log_requests"] is False
-    assert arguments["disable_log_stats"] is False
     assert arguments["shutdown_timeout"] >= 1
     assert arguments["limit_mm_per_prompt"] == {"image": 0, "video": 0, "audio": 0}
+
+
+def test_engine_keeps_the_counts_that_its_record_is_made_of() -> None:
+    # false is vLLM's default, and its command line has no flag to say so
+    assert "disable_log_stats" not in engine_arguments(model())
 
 
 def test_media_domains_are_closed_by_a_name_that_cannot_exist() -> None:
