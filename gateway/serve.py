@@ -18,7 +18,7 @@ from gateway.settings import Settings
 _LOG = logging.getLogger(__name__)
 
 BACKLOG = 4_096
-LARGE_BLOCK_BYTES = 256 * 1024
+LARGE_BLOCK_BYTES = 1024 * 1024
 _M_MMAP_THRESHOLD = -3  # malloc.h
 KEEP_ALIVE_S = 75
 

@@ -7,6 +7,7 @@ with the same chats, so that a noisy machine is noisy for both; what is not a ch
 import itertools
 import random
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -123,5 +124,8 @@ def _ended(**_: object) -> None:
     Path(PLAN.samples).write_bytes(msgspec.json.encode(_SAMPLES))
 
 
-events.test_start.add_listener(_started)
-events.quitting.add_listener(_ended)
+# Locust's hooks carry no types; these two give them the only ones that matter here.
+_at_start: Callable[[Callable[..., None]], object] = events.test_start.add_listener
+_at_end: Callable[[Callable[..., None]], object] = events.quitting.add_listener
+_at_start(_started)
+_at_end(_ended)

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from importlib import metadata
 
-from loadtests.load.figures import Row, ratios_p99, rows
+from loadtests.load.figures import JUDGED, Row, ratios_p99, rows
 from loadtests.load.run import PARTNERS, TURN_S, Ran, run
 from loadtests.processes import Unmeasurable, others_busy_share
 from loadtests.report import Verdict, table, write_report
@@ -52,10 +52,7 @@ def judge(ran: Ran, ratios: dict[str, float]) -> list[Verdict]:
     return [
         Verdict("errors", len(_errors(ran)), 0, "errors"),
         Verdict("usage that differs from the engine's record", len(ran.audit.findings), 0, "findings"),
-        *(
-            Verdict(f"p99 of {kind} answers over the relay's", ratio, RATIO_P99_MAX, "times")
-            for kind, ratio in ratios.items()
-        ),
+        *(Verdict(f"p99 of {kind} answers over the relay's", ratios[kind], RATIO_P99_MAX, "times") for kind in JUDGED),
     ]
 
 

@@ -25,7 +25,7 @@ from loadtests.seed import SeedEngine, SeedPlan, SeedTenant, seed
 from loadtests.stack import ROOT, LocalStack, local_stack
 
 LOCUSTFILE = ROOT / "loadtests" / "locustfile.py"
-# Every second tenant of a run may use one model only, so that licences differ.
+# One of them may use one model only, so that licences differ.
 PARTNERS = {"load-hakone": MODELS, "load-usui": (SMALL,), "load-kiso": MODELS, "load-suzuka": MODELS}
 REFUSED = {
     "insufficient_quota": SeedTenant("load-poor", [SMALL], tokens_month=1),
@@ -130,7 +130,8 @@ def _settled(stack: LocalStack) -> list[Entry]:
 
 
 def _shown(base_url: str, partner: Partner) -> dict[Account, Tokens]:
-    """What a tenant sees of itself, per model that it may use; refusals are left out. Raises `Unmeasurable`."""
+    """What a tenant sees of itself, per model that it may use; what used nothing (refusals) is left out. Raises
+    `Unmeasurable`."""
     parts = urlsplit(base_url)
     connection = http.client.HTTPConnection(parts.hostname or "", parts.port, timeout=10)
     try:
@@ -144,7 +145,7 @@ def _shown(base_url: str, partner: Partner) -> dict[Account, Tokens]:
         raise Unmeasurable(f"GET /v1/usage of {partner.tenant_id}: {answer.status} {body[:300]!r}")
     totals = {(partner.tenant_id, model): Tokens() for model in partner.models}
     for row in json.loads(body)["rows"]:
-        if not row["outcome"].startswith("refused_"):
+        if row["prompt_tokens"] or row["completion_tokens"]:
             account = (partner.tenant_id, row["model"])
             before = totals.get(account, Tokens())
             totals[account] = Tokens(

@@ -111,16 +111,14 @@ def chat(model: str = "scripted-small", **fields: Any) -> dict[str, Any]:
     return {"model": model, "messages": [{"role": "user", "content": "Who may pass?"}], **fields}
 
 
-def request(
-    tenant: Tenant, body: bytes | Mapping[str, Any], *, path: str = CHAT, length: int | None = None, **headers: str
-) -> bytes:
-    """A whole request; `length` lies about the body's, `headers` (underscores become hyphens) are added."""
+def request(tenant: Tenant, body: bytes | Mapping[str, Any], *, path: str = CHAT, **headers: str) -> bytes:
+    """A whole request; `headers` (underscores become hyphens) are added or replace ours, an empty one is left out."""
     data = body if isinstance(body, bytes) else json.dumps(body).encode()
     lines = {
         "host": "sekisho",
         "authorization": f"Bearer {tenant.key}",
         "content-type": "application/json",
-        "content-length": str(len(data) if length is None else length),
+        "content-length": str(len(data)),
         **{name.replace("_", "-"): value for name, value in headers.items()},
     }
     head = "".join(f"{name}: {value}\r\n" for name, value in lines.items() if value)

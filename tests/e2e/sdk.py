@@ -33,9 +33,9 @@ def request_id_of(answer_id: str) -> str:
     return request_id
 
 
-def sync_client(stack: Stack, tenant: Tenant, **options: int) -> openai.OpenAI:
+def sync_client(stack: Stack, tenant: Tenant) -> openai.OpenAI:
     """The SDK's synchronous client; close it."""
-    return openai.OpenAI(base_url=stack.base_url, api_key=tenant.key, **{"max_retries": 0, "timeout": 30, **options})
+    return openai.OpenAI(base_url=stack.base_url, api_key=tenant.key, max_retries=0, timeout=30)
 
 
 async def same_count_everywhere(

@@ -155,7 +155,11 @@ def free_port() -> int:
 
 @contextlib.contextmanager
 def stack(
-    data_dir: Path, *, kind: str = "scripted", start_s_max: float = START_S_MAX, **environment: str
+    data_dir: Path,
+    environment: Mapping[str, str] | None = None,
+    *,
+    kind: str = "scripted",
+    start_s_max: float = START_S_MAX,
 ) -> Iterator[Stack]:
     """A stack of its own in `data_dir`, with an engine of `kind`; all of it is gone at the end. `environment` is added
     to ours."""
@@ -167,7 +171,7 @@ def stack(
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=output,
-            env={**os.environ, **environment},
+            env={**os.environ, **(environment or {})},
         )
     try:
         up = _published(process, data_dir / "up.json", log, start_s_max)

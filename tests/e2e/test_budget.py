@@ -76,7 +76,7 @@ async def _spent(up: Stack, tenant: Tenant) -> dict[str, int]:
 async def test_64_clients_on_one_budget_overspend_nothing_and_use_it_up(up: Stack, unit: str) -> None:
     needed = dict(zip(("tokens_month", "micro_yen_month"), await _estimate(up), strict=True))[unit]
     limit = 70 * needed
-    tenant = await add_tenant(up, Terms(**{unit: limit}))
+    tenant = await add_tenant(up, Terms(tokens_month=limit) if unit == "tokens_month" else Terms(micro_yen_month=limit))
     column = "tokens" if unit == "tokens_month" else "micro_yen"
     async with _client(up, tenant) as client:
         answers = await _crowd(client)

@@ -57,7 +57,7 @@ async def _with_models(running: Stack) -> None:
 @pytest.fixture(scope="module")
 def impatient_stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
     """A stack with short time-outs towards its engine."""
-    with stack(tmp_path_factory.mktemp("faults") / "data", **TIMEOUTS) as running:
+    with stack(tmp_path_factory.mktemp("faults") / "data", TIMEOUTS) as running:
         yield running
 
 
@@ -89,7 +89,7 @@ async def fragile(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Fra
         held = Fragile.__new__(Fragile)
         try:
             await server.until_ready(child)
-            with stack(folder.root.with_name("data"), SEKISHO_DATABASE_URL=server.dsn) as running:
+            with stack(folder.root.with_name("data"), {"SEKISHO_DATABASE_URL": server.dsn}) as running:
                 held = Fragile(running, server, child)
                 await _with_models(running)
                 yield held

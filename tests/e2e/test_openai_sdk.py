@@ -217,7 +217,7 @@ async def test_a_request_id_that_cannot_be_echoed_safely_is_left_out(client: htt
 
 Refused = Callable[[openai.AsyncOpenAI], Any]
 REFUSALS: list[tuple[str, Refused, type[openai.APIStatusError], str]] = [
-    ("type", lambda c: c.chat.completions.create(model=SMALL, messages=ASK, temperature="hot"),
+    ("type", lambda c: c.chat.completions.create(model=SMALL, messages=ASK, extra_body={"n": "3"}),
      openai.BadRequestError, "invalid_type"),
     ("model", lambda c: c.chat.completions.create(model="none", messages=ASK),
      openai.NotFoundError, "model_not_found"),

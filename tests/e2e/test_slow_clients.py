@@ -6,7 +6,8 @@ All of them run at the same time, so the test takes as long as the longest deadl
 import asyncio
 import statistics
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
+from typing import Any
 
 import httpx
 import pytest
@@ -82,7 +83,7 @@ async def _endless_headers_as_fast_as_they_go(up: Stack, tenant: Tenant) -> None
 
 async def _body_that_drips(up: Stack, tenant: Tenant) -> None:
     async with connected(up) as wire:
-        await wire.send(request(tenant, b"{", length=100_000))
+        await wire.send(request(tenant, b"{", content_length="100000"))
         seconds, said = await _closed(wire, BODY_S_MAX, b" ")
     assert seconds >= BODY_S_MAX - 1
     assert said.startswith(b"HTTP/1.1 408 ") and b"request_timeout" in said
@@ -90,7 +91,7 @@ async def _body_that_drips(up: Stack, tenant: Tenant) -> None:
 
 async def _body_that_drips_after_the_refusal(up: Stack, tenant: Tenant) -> None:
     async with connected(up) as wire:
-        await wire.send(request(tenant, b"{", length=100_000, authorization="Bearer x"))
+        await wire.send(request(tenant, b"{", content_length="100000", authorization="Bearer x"))
         seconds, said = await _closed(wire, UNREAD_S_MAX, b" ")
     assert said.startswith(b"HTTP/1.1 401 ")
     assert seconds <= UNREAD_S_MAX + SLACK_S
@@ -117,7 +118,7 @@ async def _client_that_reads_nothing(up: Stack, tenant: Tenant) -> None:
     assert row["completion_tokens"] == record["completion_tokens"] > 0
 
 
-DAWDLERS: list[Callable[[Stack, Tenant], Awaitable[None]]] = [
+DAWDLERS: list[Callable[[Stack, Tenant], Coroutine[Any, Any, None]]] = [
     _headers_that_drip,
     _headers_that_drip_after_a_first_answer,
     _connection_that_says_nothing,
