@@ -50,7 +50,7 @@ class Gateway:
             holds=self._holds,
             journal=self._journal,
             dispatcher=Dispatcher(self._client, settings.timeouts),
-            delivery=Delivery(self._journal, self._progress, self.settler, settings.timeouts),
+            delivery=Delivery(self._journal, self._progress, settings.timeouts),
             settler=self.settler,
         )
 

@@ -16,7 +16,6 @@ from gateway.edge.inbound import Inbound
 from gateway.edge.meter import StreamMeter, usage_of
 from gateway.edge.openai import DONE, KEEP_ALIVE, event, public_usage, scrub
 from gateway.edge.progress import Progress
-from gateway.edge.settle import Settler
 from gateway.faults import Fault
 from gateway.upstreams.client import Answer, Broken, Timeouts
 
@@ -30,7 +29,6 @@ class Delivery:
 
     journal: Journal
     progress: Progress
-    settler: Settler
     timeouts: Timeouts
 
     async def deliver(self, exchange: Exchange, begun: Begun, inbound: Inbound) -> None:
@@ -69,9 +67,8 @@ class Delivery:
         except (msgspec.DecodeError, ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
             raise Fault("upstream_failed", internal=f"answer: {error!r}") from error
         exchange.count(usage, "engine")
-        exchange.first_byte_at = now_us()
+        await self._mark(exchange, usage)
         exchange.outcome = Outcome.COMPLETED
-        await self.settler.settle_before_answer(exchange)
         await inbound.respond(200, response_headers(exchange, inbound), msgspec.json.encode(clean))
 
     async def _stream(self, exchange: Exchange, answer: Answer, events: list[bytes] | None, inbound: Inbound) -> None:

@@ -1,6 +1,7 @@
 """Dispatch: send the call to the engine, try once more where nothing was delivered and nothing can have been."""
 
 import asyncio
+import re
 from dataclasses import dataclass
 
 import msgspec
@@ -88,7 +89,19 @@ def rejection(exchange: Exchange, error: Rejected) -> Fault:
     assert exchange.upstream is not None
     if any(mark in detail for mark in _CONTEXT_MARKS):
         return Fault("context_length_exceeded", limit=exchange.upstream.profile.context_tokens)
-    return Fault("rejected_by_model", detail=detail[:500], internal=str(error))
+    return Fault("rejected_by_model", detail=_presentable(detail), internal=str(error))
+
+
+_INNARDS = re.compile(
+    r"traceback|\bray\b|rayserve|\bpid\b|site-packages|\.py\b|0x[0-9a-f]{6,}|(^|\s)/[a-z]+/", re.IGNORECASE
+)
+
+
+def _presentable(detail: str) -> str:
+    """The first line of what an engine said of the caller's own request; nothing of it when it shows the engine's
+    innards (class names, paths, processes), which Ray wraps around some messages."""
+    line = detail.strip().partition("\n")[0][:300]
+    return "" if _INNARDS.search(detail) else line
 
 
 def _message(body: bytes) -> str:

@@ -45,7 +45,6 @@ class Exchange:
     first_byte_at: int | None = None
     outcome: Outcome | None = None
     fault: Fault | None = None
-    settling: asyncio.Task[None] | None = None
     settled: asyncio.Event = field(default_factory=asyncio.Event)
     origin: str = ""
 
@@ -68,12 +67,6 @@ class Exchange:
         if self.outcome is None:
             self.fault = fault
             self.outcome = fault.code.outcome
-
-    def withdraw(self, fault: Fault) -> None:
-        """A whole answer that cannot be booked is not delivered after all: it ends with `fault` and costs nothing."""
-        self.first_byte_at = None
-        self.outcome = None
-        self.fail(fault)
 
     def count(self, usage: Usage, source: UsageSource) -> None:
         """Take the engine's final word on what was used."""

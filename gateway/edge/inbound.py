@@ -17,6 +17,7 @@ WRITE_S_MAX = 30.0
 # What a refused upload may still send before the connection closes: enough for a client that reads only afterwards.
 DRAIN_BYTES_MAX = 32 * 1024 * 1024
 DRAIN_S_MAX = 2.0
+DRAIN_PAUSE_S = 0.005
 
 _UPLOADS = Uploads()
 _JSON_TYPES = ("application/json", "text/json")
@@ -182,6 +183,7 @@ class Inbound:
                 while size < DRAIN_BYTES_MAX:
                     message = await self._receive()
                     size += len(message.get("body", b""))
+                    await asyncio.sleep(DRAIN_PAUSE_S)
                     if message["type"] == "http.disconnect" or not message.get("more_body"):
                         return
         except TimeoutError:

@@ -24,6 +24,8 @@ from gateway.limits.holds import Holds, period_of
 from gateway.tenancy.watch import SnapshotWatch
 from gateway.upstreams.types import Profile
 
+SETTLE_WAIT_S_MAX = 5.0
+
 _LOG = logging.getLogger(__name__)
 
 
@@ -133,10 +135,11 @@ class Pipeline:
             if exchange.fault is not None and not inbound.gone:
                 await self.tell(exchange, exchange.fault, inbound)
             if inbound.started and not inbound.ended and not inbound.gone:
-                await exchange.settled.wait()
+                async with asyncio.timeout(SETTLE_WAIT_S_MAX):
+                    await exchange.settled.wait()
                 await inbound.end()
-        except (ClientGone, asyncio.CancelledError):
-            return  # the settlement goes on without the client
+        except (ClientGone, asyncio.CancelledError, TimeoutError):
+            return  # the settlement goes on without the client; a body without its end closes the connection
 
     async def tell(self, exchange: Exchange, fault: Fault, inbound: Inbound) -> None:
         """The error: as a response when none was begun, else as the stream's last event."""

@@ -10,7 +10,6 @@ from billing.types import Outcome, Settlement, Usage
 from gateway.edge.exchange import Exchange
 from gateway.edge.progress import Progress
 from gateway.edge.refusals import Refusals
-from gateway.faults import Fault
 from gateway.limits.holds import Holds, Release
 from gateway.upstreams.witness import Witness
 
@@ -34,26 +33,11 @@ class Settler:
         self._witness = witness
         self._tasks: set[asyncio.Task[None]] = set()
 
-    def conclude(self, exchange: Exchange) -> "asyncio.Task[None]":
-        """The one task that settles `exchange`; asking twice gives the same task."""
-        if exchange.settling is None:
-            task = asyncio.create_task(self._conclude(exchange))
-            self._tasks.add(task)
-            task.add_done_callback(self._tasks.discard)
-            exchange.settling = task
-        return exchange.settling
-
-    async def settle_before_answer(self, exchange: Exchange) -> None:
-        """Settle an answer that is complete, so that it may be sent. Its hold is released meanwhile: between the
-        durable settlement and the first byte nothing else is waited for.
-
-        Raises `Fault("store_unavailable")` when the database cannot book it now: the answer is then not sent, and what
-        is booked later charges nothing.
-        """
-        self.conclude(exchange)
-        await exchange.settled.wait()
-        if exchange.fault is not None:
-            raise exchange.fault
+    def conclude(self, exchange: Exchange) -> None:
+        """Settle `exchange` in a task of its own; `exchange.settled` tells when it stands."""
+        task = asyncio.create_task(self._conclude(exchange))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
 
     async def drain(self, limit_s: float) -> int:
         """Wait for running settlements, `limit_s` at most; returns how many did not finish (the worker's recovery
@@ -103,9 +87,6 @@ class Settler:
                 return settlement
             except OSError as error:
                 _LOG.warning("settlement of %s waits for the database: %s", exchange.request_id, error)
-                if exchange.call is not None and not exchange.call.stream and not exchange.settled.is_set():
-                    exchange.withdraw(Fault("store_unavailable", retry_after_s=1, internal=repr(error)))
-                    exchange.settled.set()
                 await asyncio.sleep(delay)
                 delay = min(2 * delay, RETRY_S_MAX)
             else:

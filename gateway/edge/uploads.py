@@ -3,6 +3,10 @@
 import asyncio
 
 UPLOADS_BYTES_MAX = 24 * 1024 * 1024
+# A large body arrives faster than anything else happens: every read of it makes all other requests wait a little, and
+# each of those passes the loop a dozen times. So beyond the first megabyte the loop is left to them in between.
+UNPACED_BYTES_MAX = 1024 * 1024
+PAUSE_S = 0.002
 
 
 class Uploads:
@@ -18,6 +22,8 @@ class Uploads:
         """Another `size` bytes of `upload` have arrived: return when there is room to read on."""
         self._held[upload] = self._held.get(upload, 0) + size
         self._sum += size
+        if self._held[upload] > UNPACED_BYTES_MAX:
+            await asyncio.sleep(PAUSE_S)
         while self._sum > UPLOADS_BYTES_MAX and next(iter(self._held)) is not upload:
             self._room.clear()
             await self._room.wait()

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from datetime import datetime, timedelta
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
-from asyncpg import PostgresError
+from asyncpg import InvalidParameterValueError, PostgresError
 
 from billing.link import Link
 from billing.usage import GROUPS, UsageQuery, usage
@@ -13,6 +13,7 @@ from gateway.faults import Fault
 
 PARAMETERS = frozenset({"from", "to", "group_by", "zone"})
 SPAN_DAYS_MAX = 400
+ZONE_DETAIL = "an IANA time-zone name such as Asia/Tokyo"
 YEAR_MIN, YEAR_MAX = 1970, 9998  # beyond, a time may have no form in UTC
 
 
@@ -37,6 +38,8 @@ async def usage_answer(
     query = UsageQuery(exchange.tenant.tenant_id, start, end, zone_name, _groups(parameters.get("group_by", "")))
     try:
         return await usage(link, query)
+    except InvalidParameterValueError:  # a zone that Python's data has and PostgreSQL's has not
+        raise Fault("invalid_value", param="zone", detail=ZONE_DETAIL) from None
     except (OSError, PostgresError) as error:
         raise Fault("store_unavailable", retry_after_s=1, internal=repr(error)) from error
 
@@ -53,7 +56,7 @@ def _zone(name: str) -> ZoneInfo:
     try:
         return ZoneInfo(name)
     except (ZoneInfoNotFoundError, ValueError, OSError):
-        raise Fault("invalid_value", param="zone", detail="an IANA time-zone name such as Asia/Tokyo") from None
+        raise Fault("invalid_value", param="zone", detail=ZONE_DETAIL) from None
 
 
 def _time(name: str, parameters: Mapping[str, str], zone: ZoneInfo) -> datetime | None:

@@ -91,7 +91,7 @@ def _holds_key(tenant_id: str) -> str:
 _SEED_USED = """
 SELECT coalesce(sum(prompt_tokens + completion_tokens), 0)::bigint AS tokens,
   coalesce(sum(micro_yen), 0)::bigint AS micro_yen
-FROM journal WHERE tenant_id = $1 AND period = $2 AND state IN ('settled', 'recovered')
+FROM journal WHERE tenant_id = $1 AND period = $2 AND settled_at IS NOT NULL
 """
 _SEED_HELD = """
 SELECT request_id::text AS request_id, held_tokens, held_micro_yen, period, instance_id,

@@ -193,7 +193,8 @@ class Installer:
         for lock in part.locks:
             index = ["--extra-index-url", part.index_url] if part.index_url and "torch" in lock.name else []
             what = f"installing {_count(lock)} from {lock.name}"
-            self._pip(part, ["--require-hashes", *index, "-r", str(lock)], what)
+            # A lock is complete; the serving ones leave out, on purpose, what their packages ask for and do not need.
+            self._pip(part, ["--require-hashes", "--no-deps", *index, "-r", str(lock)], what)
         if part.editable is not None:
             self._pip(part, ["--no-deps", "--no-build-isolation", "-e", str(part.editable)], "installing this clone")
         part.stamp.write_text(part.fingerprint(), encoding="ascii")

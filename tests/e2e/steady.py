@@ -4,12 +4,17 @@
 milliseconds as one JSON list. Any answer but 200 ends it with exit code 1.
 """
 
+import asyncio
 import http.client
 import json
 import math
 import sys
 import time
 from collections.abc import Sequence
+
+from tests.e2e.stack import Stack
+from tests.e2e.tenants import Tenant
+from tests.serving.scripted.process import REPOSITORY
 
 PAUSE_S = 0.005
 
@@ -36,6 +41,18 @@ def main(port: int, key: str, seconds: float) -> int:
         time.sleep(PAUSE_S)
     print(json.dumps(latencies))
     return 0
+
+
+async def latencies_ms(stack: Stack, tenant: Tenant, seconds: float) -> list[float]:
+    """The latencies of a steady caller that asks for `seconds` seconds; fails when it was refused once."""
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-m", "tests.e2e.steady", str(stack.port), tenant.key, str(seconds),
+        cwd=REPOSITORY, stdout=asyncio.subprocess.PIPE,
+    )  # fmt: skip
+    output, _ = await process.communicate()
+    assert process.returncode == 0
+    latencies: list[float] = json.loads(output)
+    return latencies
 
 
 def percentile(values: Sequence[float], part: float) -> float:

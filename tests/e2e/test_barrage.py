@@ -3,8 +3,6 @@
 import asyncio
 import gzip
 import itertools
-import json
-import sys
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from functools import partial
 
@@ -12,9 +10,8 @@ import pytest
 
 from tests.e2e.raw import READ_S_MAX, connected, request
 from tests.e2e.stack import Stack
-from tests.e2e.steady import percentile
+from tests.e2e.steady import latencies_ms, percentile
 from tests.e2e.tenants import Tenant, add_tenant
-from tests.serving.scripted.process import REPOSITORY
 
 MB = 1024 * 1024
 RSS_GROWTH_MAX = 64 * MB
@@ -77,18 +74,6 @@ async def _send(send: Callable[[bytes], Awaitable[None]], data: bytes, pieces: b
         await send(pieces)
 
 
-async def _steady(up: Stack, tenant: Tenant, seconds: float) -> list[float]:
-    """Latencies in milliseconds of a caller in a process of its own."""
-    process = await asyncio.create_subprocess_exec(
-        sys.executable, "-m", "tests.e2e.steady", str(up.port), tenant.key, str(seconds),
-        cwd=REPOSITORY, stdout=asyncio.subprocess.PIPE,
-    )  # fmt: skip
-    output, _ = await process.communicate()
-    assert process.returncode == 0
-    latencies: list[float] = json.loads(output)
-    return latencies
-
-
 async def _sampled(up: Stack, seen: list[int]) -> None:
     while True:
         seen.append(up.rss_bytes())
@@ -103,7 +88,7 @@ async def _all_at_once(attacks: list[Attack]) -> set[int]:
 async def test_memory_stays_bounded_when_all_attack_at_the_same_time(up: Stack) -> None:
     tenant = await add_tenant(up)
     attacks = _attacks(up, tenant, NAMED + CRAFTED)
-    await _steady(up, tenant, 1.0)  # what a first request needs for ever is no growth
+    await latencies_ms(up, tenant, 1.0)  # what a first request needs for ever is no growth
     before, seen = up.rss_bytes(), [0]
     sampling = asyncio.create_task(_sampled(up, seen))
     try:
@@ -137,9 +122,9 @@ async def _windows(up: Stack, steady: Tenant, attacks: Iterator[Attack]) -> tupl
     quiet: list[float] = []
     attacked: list[float] = []
     for _ in range(WINDOWS):
-        quiet += await _steady(up, steady, WINDOW_S)
+        quiet += await latencies_ms(up, steady, WINDOW_S)
         attacking = asyncio.create_task(keep_attacking())
-        attacked += await _steady(up, steady, WINDOW_S)
+        attacked += await latencies_ms(up, steady, WINDOW_S)
         attacking.cancel()
     return quiet, attacked
 

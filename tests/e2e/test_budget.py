@@ -3,6 +3,7 @@
 import asyncio
 import re
 import time
+from dataclasses import replace
 from typing import Any
 
 import httpx
@@ -18,9 +19,12 @@ from tests.e2e.stack import Stack
 from tests.e2e.tenants import INPUT_PRICE, OUTPUT_PRICE, Tenant, Terms, add_tenant
 
 CLIENTS = 64
-REQUESTS_EACH = 10
-MAX_TOKENS = 8
-ASK = chat(max_tokens=MAX_TOKENS)
+REQUESTS_EACH = 5
+MAX_TOKENS = 20
+FIT_AT_ONCE = 12
+# Takes 0.4 s, so that all clients are under way at the same time: without holds they would spend the budget twice over.
+ASK = chat("scripted-paced", max_tokens=MAX_TOKENS)
+MODELS = ("scripted-small", "scripted-paced")
 NEEDS = re.compile(r"needs up to (\d+) .* and (\d+) remain")
 
 
@@ -35,7 +39,7 @@ async def _post(client: httpx.AsyncClient, **fields: Any) -> httpx.Response:
 
 async def _estimate(up: Stack) -> tuple[int, int]:
     """What the gateway sets aside for `ASK`: tokens and micro-yen."""
-    async with _client(up, await add_tenant(up)) as client:
+    async with _client(up, await add_tenant(up, Terms(models=MODELS))) as client:
         answer = await _post(client)
     row = await up.row(answer.headers["x-request-id"])
     return row["held_tokens"], row["held_micro_yen"]
@@ -75,8 +79,10 @@ async def _spent(up: Stack, tenant: Tenant) -> dict[str, int]:
 @pytest.mark.parametrize("unit", ["tokens_month", "micro_yen_month"])
 async def test_64_clients_on_one_budget_overspend_nothing_and_use_it_up(up: Stack, unit: str) -> None:
     needed = dict(zip(("tokens_month", "micro_yen_month"), await _estimate(up), strict=True))[unit]
-    limit = 70 * needed
-    tenant = await add_tenant(up, Terms(tokens_month=limit) if unit == "tokens_month" else Terms(micro_yen_month=limit))
+    limit = FIT_AT_ONCE * needed
+    terms = Terms(models=MODELS)
+    terms = replace(terms, tokens_month=limit) if unit == "tokens_month" else replace(terms, micro_yen_month=limit)
+    tenant = await add_tenant(up, terms)
     column = "tokens" if unit == "tokens_month" else "micro_yen"
     async with _client(up, tenant) as client:
         answers = await _crowd(client)
@@ -98,7 +104,7 @@ async def test_64_clients_on_one_budget_overspend_nothing_and_use_it_up(up: Stac
 
 async def test_a_request_that_fits_exactly_passes_and_one_token_more_is_refused(up: Stack) -> None:
     tokens, micro_yen = await _estimate(up)
-    for terms, more in ((Terms(tokens_month=tokens), 1), (Terms(micro_yen_month=micro_yen), 1)):
+    for terms, more in ((Terms(MODELS, tokens_month=tokens), 1), (Terms(MODELS, micro_yen_month=micro_yen), 1)):
         tenant = await add_tenant(up, terms)
         async with _client(up, tenant) as client:
             assert (await _post(client, max_tokens=MAX_TOKENS + more)).status_code == 429
@@ -108,7 +114,7 @@ async def test_a_request_that_fits_exactly_passes_and_one_token_more_is_refused(
 
 async def test_the_estimate_counts_every_choice_and_every_prompt(up: Stack) -> None:
     tokens, micro_yen = await _estimate(up)
-    async with _client(up, await add_tenant(up)) as client:
+    async with _client(up, await add_tenant(up, Terms(models=MODELS))) as client:
         answer = await _post(client, n=5)
         row = await up.row(answer.headers["x-request-id"])
         assert row["held_tokens"] == tokens + 4 * MAX_TOKENS
@@ -141,7 +147,7 @@ async def test_requests_of_a_minute_are_counted_exactly_and_the_refusal_says_whe
     left_s = 60 - time.time() % 60
     if left_s < 8:
         await asyncio.sleep(left_s)  # all of them in one minute
-    tenant = await add_tenant(up, Terms(rpm=5))
+    tenant = await add_tenant(up, Terms(MODELS, rpm=5))
     async with _client(up, tenant) as client:
         answers = await asyncio.gather(*(_post(client, max_tokens=1) for _ in range(20)))
     passed = [answer for answer in answers if answer.status_code == 200]

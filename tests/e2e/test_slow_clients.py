@@ -6,18 +6,17 @@ All of them run at the same time, so the test takes as long as the longest deadl
 import asyncio
 import statistics
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
+from collections.abc import Callable, Coroutine
 from typing import Any
 
-import httpx
 import pytest
-import pytest_asyncio
 
 from gateway.edge.http_protocol import HEADER_S_MAX, UNREAD_S_MAX
 from gateway.edge.inbound import BODY_S_MAX, WRITE_S_MAX
 from tests.e2e.conftest import ENDLESS_MODEL
 from tests.e2e.raw import CHAT, Wire, chat, connected, request
 from tests.e2e.stack import Stack
+from tests.e2e.steady import latencies_ms
 from tests.e2e.tenants import Tenant
 
 SLACK_S = 4.0
@@ -130,39 +129,21 @@ DAWDLERS: list[Callable[[Stack, Tenant], Coroutine[Any, Any, None]]] = [
 ]
 
 
-@pytest_asyncio.fixture
-async def steady(up: Stack, tenant: Tenant) -> AsyncIterator[Callable[[float], Awaitable[list[float]]]]:
-    """A caller that asks again and again for some seconds and gives its latencies in seconds."""
-    async with httpx.AsyncClient(headers=tenant.headers, timeout=20, trust_env=False) as client:
-
-        async def ask(seconds: float) -> list[float]:
-            latencies, deadline = [], time.monotonic() + seconds
-            while time.monotonic() < deadline:
-                began = time.monotonic()
-                answer = await client.post(f"{up.base_url}/chat/completions", json=chat(max_tokens=1))
-                latencies.append(time.monotonic() - began)
-                assert answer.status_code == 200
-                await asyncio.sleep(0.02)
-            return latencies
-
-        yield ask
-
-
 @pytest.mark.timeout(120)
 async def test_dawdlers_are_closed_at_their_deadlines_and_a_steady_caller_does_not_notice(
-    up: Stack, tenant: Tenant, steady: Callable[[float], Awaitable[list[float]]]
+    up: Stack, tenant: Tenant
 ) -> None:
-    before = await steady(3)
+    before = await latencies_ms(up, tenant, 4)
     dawdling = [asyncio.create_task(dawdler(up, tenant)) for dawdler in DAWDLERS]
     holding = asyncio.create_task(_hold_connections(up, 200))
-    during = await steady(8)
+    during = await latencies_ms(up, tenant, 8)
     results = await asyncio.gather(*dawdling, return_exceptions=True)
     failed = {dawdler.__name__: result for dawdler, result in zip(DAWDLERS, results, strict=True) if result is not None}
     assert failed == {}
     assert await holding == 200
-    print(f"steady caller: median {1e3 * statistics.median(before):.1f} ms before, ", end="")
-    print(f"{1e3 * statistics.median(during):.1f} ms during ({len(during)} requests)")
-    assert statistics.median(during) <= 2 * statistics.median(before) + 0.005
+    print(f"steady caller: median {statistics.median(before):.1f} ms before, ", end="")
+    print(f"{statistics.median(during):.1f} ms during ({len(during)} requests)")
+    assert statistics.median(during) <= 2 * statistics.median(before)
 
 
 async def _hold_connections(up: Stack, count: int) -> int:

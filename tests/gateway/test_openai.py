@@ -34,7 +34,8 @@ def test_reasoning_passes_when_there_is_some() -> None:
 
 def test_usage_keeps_only_filled_details() -> None:
     usage = {"prompt_tokens": 1, "completion_tokens": 2, "total_tokens": 3, "prompt_tokens_details": None,
-             "completion_tokens_details": {"reasoning_tokens": 1, "x": None}, "engine_extra": 1}  # fmt: skip
+             "completion_tokens_details": {"reasoning_tokens": 1, "x": 2, "audio_tokens": None},
+             "engine_extra": 1}  # fmt: skip
     assert public_usage(usage) == {
         "prompt_tokens": 1, "completion_tokens": 2, "total_tokens": 3,
         "completion_tokens_details": {"reasoning_tokens": 1},

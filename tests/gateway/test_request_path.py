@@ -2,6 +2,7 @@
 
 import ast
 import inspect
+import itertools
 import re
 import textwrap
 from pathlib import Path
@@ -32,7 +33,7 @@ def test_diagram_shows_the_stages_in_the_order_of_the_code() -> None:
 def test_every_arrow_leads_to_the_next_stage() -> None:
     stages = stages_of_the_diagram()
     diagram = DOCUMENT.read_text(encoding="utf-8")
-    for here, there in zip(stages, stages[1:], strict=False):
+    for here, there in itertools.pairwise(stages):
         assert re.search(rf"^\s+{here}\[.*\] --> {there}$", diagram, re.MULTILINE), (here, there)
 
 

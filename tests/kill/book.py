@@ -3,11 +3,11 @@
 The rules, and the one instant that cannot be decided:
 
 - A client got the first byte (the status line 200): exactly one row, settled or recovered.
-- It did not: charged to nobody. Between the durable word that an answer is about to leave (a stream's mark, the
-  settlement of a whole answer) and the first byte in the kernel's hands lies an instant in which a dead process leaves
-  the same traces as one that died right after the byte. Writing the word after the byte would lose delivered answers,
-  so the word comes first and such a request counts as delivered: the engine did the work, and the byte may be out. It
-  is `ambiguous` here, and only within `AMBIGUOUS_S` before the death of the very process that served it.
+- It did not: charged to nobody. Between the durable word that an answer is about to leave (its mark) and the first
+  byte in the kernel's hands lies an instant in which a dead process leaves the same traces as one that died right after
+  the byte. Writing the word after the byte would lose delivered answers, so the word comes first and such a request
+  counts as delivered: the engine did the work, and the byte may be out. It is `ambiguous` here, and only within
+  `AMBIGUOUS_S` before the death of the very process that served it.
 - The engine has a record: its counts, to the token. Only where the engine died while the gateway lived, in the middle
   of a stream or before it could say what a client who left had used, the last usage received is what counts; it may
   stay below a record written right before the death, and the rest is the platform's. (Such a usage does not know yet
@@ -157,7 +157,7 @@ def _charged(row: Row, delivered: bool, facts: Facts, found: Findings) -> None:
     if delivered:
         return
     died_at = facts.gateway_deaths.get(row.instance_id)
-    said_at = row.settled_at if row.state == "settled" else row.first_byte_at
+    said_at = row.first_byte_at
     if died_at is not None and said_at is not None and -AMBIGUOUS_S <= said_at - died_at <= 0:
         found.ambiguous.add(row.request_id)
     else:

@@ -139,17 +139,10 @@ def _after_dispatch(trip: Trip) -> None:
 
 
 def _before_first_byte(trip: Trip) -> None:
-    """A stream: its mark is on the way to PostgreSQL. A whole answer: its settlement has not been asked for."""
-    from billing.journal import Journal
-    from gateway.edge.settle import Settler
+    """The answer has begun and its mark has not been asked for."""
+    from gateway.edge.deliver import Delivery
 
-    def marking(_self: Any, marks: Any) -> None:
-        for mark in marks:
-            if mark.first_byte:
-                trip.passed(mark.request_id, "stream")
-
-    _around(Journal, "_store_marks", before=marking)
-    _around(Settler, "settle_before_answer", before=_of_exchange(trip))
+    _around(Delivery, "_mark", before=_of_exchange(trip))
 
 
 def _after_mark_before_write(trip: Trip) -> None:

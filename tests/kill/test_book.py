@@ -83,7 +83,7 @@ def test_usage_that_the_client_was_told_must_be_the_booked_one() -> None:
 
 
 def test_death_right_after_the_durable_word_counts_as_delivered() -> None:
-    found = check(replace(GOOD, seen=UNSEEN, gateway_deaths={"g1": AT + 2.1}))
+    found = check(replace(GOOD, seen=UNSEEN, gateway_deaths={"g1": AT + 1.1}))
     assert not any(found.wrong.values())
     assert found.ambiguous == {ID}
 

@@ -33,12 +33,7 @@ STREAM_FATES: dict[str, tuple[tuple[str, ...], bool | None]] = {
 }
 WHOLE_FATES: dict[str, tuple[tuple[str, ...], bool | None]] = {
     **STREAM_FATES,
-    "after_mark_before_write": (("settled",), False),
-    "after_first_byte": (("settled",), True),
     "mid_stream": ((NO_ROW, "voided"), False),
-    "before_settle": (("voided",), False),
-    "after_settle_before_release": (("settled",), False),
-    "after_release": (("settled",), None),
 }
 
 

@@ -127,7 +127,8 @@ CREATE TABLE journal (
   CHECK ((state IN ('settled', 'recovered', 'voided')) = (settled_at IS NOT NULL AND outcome IS NOT NULL)),
   CHECK (cached_tokens <= prompt_tokens AND reasoning_tokens <= completion_tokens)
 ) PARTITION BY RANGE (request_id)""",
-    "CREATE INDEX journal_usage ON journal (tenant_id, settled_at)",
+    # Partial, so that nothing but usage is ever looked up by it.
+    "CREATE INDEX journal_usage ON journal (tenant_id, settled_at) WHERE settled_at IS NOT NULL",
     "CREATE INDEX journal_unfinished ON journal (instance_id) WHERE state IN ('open', 'dispatched', 'streaming')",
     """
 CREATE TABLE journal_progress (
