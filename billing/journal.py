@@ -183,7 +183,10 @@ class Journal:
         await self._mark_link.fetch(_MARK, _json(list(latest.values())))
 
     async def _store_settlements(self, settlements: Sequence[Settlement]) -> None:
-        await self._settle_link.fetch(SETTLE, _json(settlements))
+        first: dict[str, Settlement] = {}
+        for settlement in settlements:  # delivered twice in one batch: the first one counts, as it does across batches
+            first.setdefault(settlement.request_id, settlement)
+        await self._settle_link.fetch(SETTLE, _json(list(first.values())))
 
     async def _store_refusals(self, refusals: Sequence[Refusal]) -> None:
         await self._refuse_link.fetch(_REFUSE, _json(refusals))

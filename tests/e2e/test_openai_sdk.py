@@ -252,13 +252,16 @@ async def test_licence_refusal_is_a_permission_error_with_rule_and_licence(up: S
     assert caught.value.body["licence"] == f"{tenant.licence_id}@1"
 
 
-async def test_quota_refusal_is_not_retried_by_the_sdk_and_a_rate_refusal_is(up: Stack) -> None:
+async def test_quota_refusal_is_not_retried_by_the_sdk_and_a_rate_refusal_is(
+    up: Stack, monkeypatch: pytest.MonkeyPatch
+) -> None:
     poor = await add_tenant(up, Terms(tokens_month=10))
     hasty = await add_tenant(up, Terms(rpm=0))
     tries = []
     for tenant in (poor, hasty):
         async with openai.AsyncOpenAI(base_url=up.base_url, api_key=tenant.key, max_retries=1) as client:
-            client._calculate_retry_timeout = lambda *_, **__: 0.01  # type: ignore[method-assign]  # Retry-After waits for the minute
+            # Retry-After would make it wait for the end of the minute.
+            monkeypatch.setattr(client, "_calculate_retry_timeout", lambda *_, **__: 0.01)
             with pytest.raises(openai.RateLimitError):
                 await client.chat.completions.create(model=SMALL, messages=ASK, max_tokens=4)
         tries.append((await usage_totals(up, tenant))["requests"])
