@@ -72,7 +72,7 @@ def _spare_the_collector() -> None:
     cost of a request (measured with py-spy; `make bench-overhead` shows the sum)."""
     gc.collect()
     gc.freeze()
-    gc.set_threshold(50_000, 50, 100)
+    gc.set_threshold(20_000, 20, 10)
 
 
 def _server(app: object, host: str, port: int, settings: Settings) -> _Server:

@@ -3,6 +3,7 @@
 What is judged is what is sent: the upstream's body is made from the parsed tree, never from the client's bytes.
 """
 
+import math
 import re
 from dataclasses import dataclass
 from typing import Any
@@ -77,7 +78,21 @@ def parse_json(raw: bytes, *, crowded: bool = False) -> dict[str, Any]:
         raise _json_fault(str(error)) from None
     if not isinstance(tree, dict):
         raise Fault("invalid_type", detail="expected an object")
+    if _HUGE_NUMBER.search(raw) and _has_infinity(tree):
+        raise Fault("invalid_value", param=None, detail="a number beyond the range of a double")
     return tree
+
+
+# A number that may overflow to infinity, for which JSON has no form: it would reach the engine as null.
+_HUGE_NUMBER = re.compile(rb"[eE]\+?[0-9]{3}|[0-9]{309}")
+
+
+def _has_infinity(value: object) -> bool:
+    if isinstance(value, float):
+        return math.isinf(value)
+    if isinstance(value, dict):
+        return any(_has_infinity(item) for item in value.values())
+    return isinstance(value, list) and any(_has_infinity(item) for item in value)
 
 
 def _without_texts(raw: bytes) -> bytes:

@@ -54,9 +54,14 @@ class Settler:
             return
         await asyncio.wait([exchange.opened])
         self._progress.forget(exchange.request_id)
-        await self._count(exchange)
-        settlement = await self._store(exchange)
-        exchange.settled.set()
+        try:
+            await self._count(exchange)
+            settlement = await self._store(exchange)
+        except Exception:
+            _LOG.critical("request %s could not be settled and its row stays open", exchange.request_id, exc_info=True)
+            raise
+        finally:
+            exchange.settled.set()
         await self._release(exchange, settlement.usage, settlement.micro_yen)
 
     async def _count(self, exchange: Exchange) -> None:

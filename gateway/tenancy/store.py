@@ -1,5 +1,6 @@
 """Reads the configuration from PostgreSQL. The only SQL of this room."""
 
+import logging
 from datetime import datetime
 from typing import Any
 
@@ -7,9 +8,11 @@ import msgspec
 
 from billing.rating import RateCard
 from gateway.identity.service import ApiKey
-from gateway.licensing.document import LicenceDocument, StoredLicence, compile_index
+from gateway.licensing.document import StoredLicence, compile_index, parse_document
 from gateway.tenancy.snapshot import Limits, Snapshot, Tenant
 from gateway.upstreams.types import Profile, Upstream
+
+_LOG = logging.getLogger(__name__)
 
 
 def _micros(at: datetime | None) -> int | None:
@@ -61,13 +64,16 @@ async def _keys(connection: Any) -> dict[str, ApiKey]:
 
 
 async def _licences(connection: Any) -> list[StoredLicence]:
-    rows = await connection.fetch("SELECT document::text AS document, signed, revoked_at FROM licence")
-    return [
-        StoredLicence(
-            msgspec.json.decode(row["document"], type=LicenceDocument), row["signed"], row["revoked_at"] is not None
-        )
-        for row in rows
-    ]
+    rows = await connection.fetch("SELECT licence_id, document::text AS document, signed, revoked_at FROM licence")
+    licences = []
+    for row in rows:
+        try:
+            document = parse_document(row["document"])
+        except ValueError as error:  # msgspec's errors too; one bad licence grants nothing and stops nobody else
+            _LOG.error("licence %s is not compiled: %s", row["licence_id"], error)
+            continue
+        licences.append(StoredLicence(document, row["signed"], row["revoked_at"] is not None))
+    return licences
 
 
 async def _upstreams(connection: Any) -> dict[str, tuple[Upstream, ...]]:

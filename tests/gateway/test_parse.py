@@ -49,10 +49,17 @@ def fault_of(action: Any) -> tuple[str, str | None]:
         ('{"a":1}'.encode("utf-16"), "invalid_json", None),
         (b'{"a":1}{"a":1}', "invalid_json", None),
         (b"\x00", "invalid_json", None),
+        (b'{"tools":[{"x":{"minimum":1e400}}]}', "invalid_value", None),
+        (b'{"x":-1E+999}', "invalid_value", None),
+        (b'{"x":' + b"9" * 400 + b".0}", "invalid_value", None),
     ],
 )
-def test_what_is_no_json_object_is_refused(raw: bytes, code: str, param: str | None) -> None:
+def test_body_that_cannot_be_sent_on_as_it_is_is_refused(raw: bytes, code: str, param: str | None) -> None:
     assert fault_of(lambda: parse_json(raw)) == (code, param)
+
+
+def test_large_numbers_in_texts_are_only_texts() -> None:
+    assert parse_json(b'{"a":"1e400 is huge","b":1e30}') == {"a": "1e400 is huge", "b": 1e30}
 
 
 @pytest.mark.parametrize(

@@ -47,6 +47,8 @@ CREATE TABLE licence (
   version integer NOT NULL CHECK (version > 0),
   tenant_id text NOT NULL REFERENCES tenant,
   document jsonb NOT NULL,
+  CHECK (document->>'licence_id' = licence_id AND (document->>'version')::integer = version
+    AND document->'licensee'->>'tenant' = tenant_id),
   signed boolean NOT NULL DEFAULT false,
   created_at timestamptz NOT NULL DEFAULT now(),
   revoked_at timestamptz,
