@@ -52,8 +52,8 @@ lock: install-dev ## write the hashed locks of .venv anew from pyproject.toml (s
 
 bench: bench-overhead bench-kill load ## every measurement, in bounded time; figures in reports/
 
-bench-overhead: install-dev ## what the gateway adds: CPU, latency, 500 streams (BASE=revision to compare)
-	@exec .venv/bin/python -m loadtests.overhead
+bench-overhead: install-dev ## what the gateway adds: CPU, latency, 500 streams (BASE=revision to compare; needs wrk and nginx)
+	@exec .venv/bin/python -m loadtests.overhead $(if $(BASE),--base '$(BASE)')
 
 bench-kill: install-dev ## SIGKILL at every step, then the books are checked
 	@exec .venv/bin/python -m loadtests.kill
