@@ -1,7 +1,7 @@
 """Group commit: many requests' rows in one statement, so that one flush to disk serves all who wait for it."""
 
 import asyncio
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Collection, Sequence
 from typing import Generic, TypeVar
 
 T = TypeVar("T")
@@ -12,17 +12,18 @@ BATCH_ROWS_MAX = 256
 class GroupCommit(Generic[T]):
     """Collects items and hands them to `flush` in batches, one batch at a time, in the order of arrival.
 
-    `put` returns a future that resolves when the item's batch is durable, or raises what `flush` raised for it.
+    `put` returns a future that resolves when the item's batch is stored, or raises what `flush` raised for it. It is
+    False when `flush` named the item's position among those that touched no row.
     A batch that fails is retried item by item, so one bad row cannot take its neighbours down.
     """
 
-    def __init__(self, flush: Callable[[Sequence[T]], Awaitable[None]]) -> None:
+    def __init__(self, flush: Callable[[Sequence[T]], Awaitable[Collection[int] | None]]) -> None:
         self._flush = flush
-        self._waiting: list[tuple[T, asyncio.Future[None]]] = []
+        self._waiting: list[tuple[T, asyncio.Future[bool]]] = []
         self._task: asyncio.Task[None] | None = None
 
-    def put(self, item: T) -> asyncio.Future[None]:
-        """Queue `item`; the future resolves when it is stored."""
+    def put(self, item: T) -> asyncio.Future[bool]:
+        """Queue `item`; the future resolves when it is stored (False: there was no row for it to touch)."""
         future = asyncio.get_running_loop().create_future()
         self._waiting.append((item, future))
         if self._task is None:
@@ -42,9 +43,9 @@ class GroupCommit(Generic[T]):
         finally:
             self._task = None
 
-    async def _store(self, batch: list[tuple[T, "asyncio.Future[None]"]]) -> None:
+    async def _store(self, batch: list[tuple[T, "asyncio.Future[bool]"]]) -> None:
         try:
-            await self._flush([item for item, _ in batch])
+            untouched = await self._flush([item for item, _ in batch]) or ()
         except Exception as error:
             if len(batch) == 1 or isinstance(error, OSError):
                 for _, future in batch:
@@ -53,12 +54,12 @@ class GroupCommit(Generic[T]):
                 for one in batch:
                     await self._store([one])
             return
-        for _, future in batch:
+        for position, (_, future) in enumerate(batch):
             if not future.done():
-                future.set_result(None)
+                future.set_result(position not in untouched)
 
 
-def _fail(future: "asyncio.Future[None]", error: Exception) -> None:
+def _fail(future: "asyncio.Future[bool]", error: Exception) -> None:
     if not future.done():
         future.set_exception(error)
         future.exception()  # the one who asked may be gone; asyncio must not report it as never retrieved

@@ -7,7 +7,7 @@ byte, progress) only for PostgreSQL's memory, which outlives any of our processe
 """
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 import msgspec
@@ -42,14 +42,17 @@ WITH given AS (
   FROM given g
   WHERE j.request_id = ANY (ARRAY(SELECT request_id FROM given WHERE first_byte)) AND j.request_id = g.request_id
     AND g.first_byte AND j.first_byte_at IS NULL AND j.settled_at IS NULL
+  RETURNING j.request_id
+), noted AS (
+  INSERT INTO journal_progress (request_id, attempt, prompt_tokens, cached_tokens, completion_tokens, reasoning_tokens)
+  SELECT request_id, attempt, (usage->>'prompt')::bigint, (usage->>'cached')::bigint, (usage->>'completion')::bigint,
+    (usage->>'reasoning')::bigint
+  FROM given WHERE (usage->>'prompt')::bigint > 0
+  ON CONFLICT (request_id) DO UPDATE SET attempt = excluded.attempt, prompt_tokens = excluded.prompt_tokens,
+    cached_tokens = excluded.cached_tokens, completion_tokens = excluded.completion_tokens,
+    reasoning_tokens = excluded.reasoning_tokens, updated_at = now()
 )
-INSERT INTO journal_progress (request_id, attempt, prompt_tokens, cached_tokens, completion_tokens, reasoning_tokens)
-SELECT request_id, attempt, (usage->>'prompt')::bigint, (usage->>'cached')::bigint, (usage->>'completion')::bigint,
-  (usage->>'reasoning')::bigint
-FROM given WHERE (usage->>'prompt')::bigint > 0
-ON CONFLICT (request_id) DO UPDATE SET attempt = excluded.attempt, prompt_tokens = excluded.prompt_tokens,
-  cached_tokens = excluded.cached_tokens, completion_tokens = excluded.completion_tokens,
-  reasoning_tokens = excluded.reasoning_tokens, updated_at = now()
+SELECT request_id::text FROM marked
 """
 
 # One statement, therefore one transaction: state, both sides of the ledger, the audit record, the end of the progress
@@ -178,15 +181,19 @@ class Journal:
     async def _store_opens(self, rows: Sequence[OpenRow]) -> None:
         await self._open_link.fetch(_OPEN, _json(rows))
 
-    async def _store_marks(self, marks: Sequence[Mark]) -> None:
+    async def _store_marks(self, marks: Sequence[Mark]) -> Collection[int]:
         latest = {mark.request_id: mark for mark in marks}  # a first byte is awaited before anything follows it
-        await self._mark_link.fetch(_MARK, _json(list(latest.values())))
+        rows = await self._mark_link.fetch(_MARK, _json(list(latest.values())))
+        marked = {row["request_id"] for row in rows}
+        return {n for n, mark in enumerate(marks) if mark.first_byte and mark.request_id not in marked}
 
-    async def _store_settlements(self, settlements: Sequence[Settlement]) -> None:
+    async def _store_settlements(self, settlements: Sequence[Settlement]) -> Collection[int]:
         first: dict[str, Settlement] = {}
         for settlement in settlements:  # delivered twice in one batch: the first one counts, as it does across batches
             first.setdefault(settlement.request_id, settlement)
-        await self._settle_link.fetch(SETTLE, _json(list(first.values())))
+        rows = await self._settle_link.fetch(SETTLE, _json(list(first.values())))
+        settled = {row["request_id"] for row in rows}
+        return {n for n, settlement in enumerate(settlements) if settlement.request_id not in settled}
 
     async def _store_refusals(self, refusals: Sequence[Refusal]) -> None:
         await self._refuse_link.fetch(_REFUSE, _json(refusals))

@@ -23,8 +23,9 @@ class Link:
     PostgreSQL's own host (PostgreSQL manual, "Asynchronous Commit").
     """
 
-    def __init__(self, dsn: str, *, synchronous: bool = True) -> None:
+    def __init__(self, dsn: str, *, synchronous: bool = True, command_s_max: float = COMMAND_S_MAX) -> None:
         self._dsn = dsn
+        self._command_s_max = command_s_max
         self._settings = {
             "application_name": "sekisho",
             "role": "sekisho_app",
@@ -48,14 +49,17 @@ class Link:
                 connection = self._connection
                 if connection is None or connection.is_closed():
                     connection = self._connection = await asyncpg.connect(
-                        self._dsn, timeout=CONNECT_S_MAX, command_timeout=COMMAND_S_MAX, server_settings=self._settings
+                        self._dsn,
+                        timeout=CONNECT_S_MAX,
+                        command_timeout=self._command_s_max,
+                        server_settings=self._settings,
                     )
                 rows: list[Any] = await connection.fetch(query, *arguments)
             except (OSError, asyncpg.PostgresConnectionError, asyncpg.InterfaceError, asyncpg.CannotConnectNowError,
                     asyncpg.TooManyConnectionsError, asyncpg.AdminShutdownError) as error:  # fmt: skip
                 await self._drop()
                 raise StoreUnavailable(repr(error)) from error
-            except (TimeoutError, asyncio.CancelledError):
+            except asyncio.CancelledError:
                 await self._drop()  # the answer may still come: this connection can no longer be trusted
                 raise
             return rows

@@ -21,7 +21,8 @@ class Heartbeat:
     """The `instance` row of one process."""
 
     def __init__(self, dsn: str, instance_id: str, kind: str) -> None:
-        self._link = Link(dsn, synchronous=False)
+        # Well below the time after which the worker takes a silent process for dead.
+        self._link = Link(dsn, synchronous=False, command_s_max=BEAT_S)
         self._instance_id = instance_id
         self._kind = kind
 

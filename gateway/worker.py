@@ -8,6 +8,7 @@ import asyncio
 import logging
 import signal
 import time
+from collections.abc import Awaitable
 from dataclasses import dataclass, field
 
 from asyncpg import PostgresError
@@ -38,7 +39,7 @@ HOLD_AGE_S_MIN = 5
 # A living process writes the row right after the hold; a hold without one is left of an answer that got lost.
 ROWLESS_HOLD_S_MAX = 60
 TIDY_EVERY_S = 60.0
-BATCH_ROWS = 500
+BATCH_ROWS = 100
 _LEADER_LOCK = 0x5E_C1_51
 
 _INSTANCES = "SELECT instance_id, heartbeat_at::text AS heartbeat_at FROM instance"
@@ -60,7 +61,9 @@ class Liveness:
 
     def observe(self, heartbeats: dict[str, str], now: float) -> None:
         """Take one reading of all heartbeats at the monotonic time `now` (seconds)."""
-        known = self.seen if now - self.read_at <= READING_GAP_S_MAX else {}
+        gap = now - self.read_at > READING_GAP_S_MAX
+        # A gap proves nothing about the living; who was found dead and still says the same stays dead.
+        known = {name: seen for name, seen in self.seen.items() if not gap or name in self.dead_since}
         self.read_at = now
         self.seen = {
             instance_id: known[instance_id] if instance_id in known and known[instance_id][0] == beat else (beat, now)
@@ -93,6 +96,7 @@ class Worker:
         self._client = UpstreamClient(settings.timeouts)
         self._witness = Witness(self._client)
         self._liveness = Liveness()
+        self._refused: set[str] = set()
         self._next_sweep = 0.0
         self._next_tidy = 0.0
 
@@ -132,15 +136,15 @@ class Worker:
         self._liveness.observe(heartbeats, now)
         for instance_id in await owners(self._link):
             if not self._liveness.alive(instance_id, now):
-                await self._recover(instance_id, now)
+                await _step("recovery", self._recover(instance_id, now))
         if now >= self._next_sweep:
             self._next_sweep = now + SWEEP_EVERY_S
-            await self._sweep(now)
+            await _step("sweep", self._sweep(now))
         if now >= self._next_tidy:
             self._next_tidy = now + TIDY_EVERY_S
-            await self._link.fetch("SELECT journal_ensure_partitions(now(), 3)")
-            await sweep_checkpoints(self._link)
-            await self._link.fetch(_FORGET)
+            await _step("partitions", self._link.fetch("SELECT journal_ensure_partitions(now(), 3)"))
+            await _step("checkpoints", sweep_checkpoints(self._link))
+            await _step("instances", self._link.fetch(_FORGET))
 
     async def _recover(self, instance_id: str, now: float) -> None:
         rows = await unfinished(self._link, instance_id, BATCH_ROWS)
@@ -150,10 +154,19 @@ class Worker:
         upstreams = {one.upstream_id: one for group in snapshot.upstreams.values() for one in group}
         cards = {card.rate_card_id: card for group in snapshot.rate_cards.values() for card in group}
         patient = self._liveness.dead_for(instance_id, now) < WITNESS_WAIT_S_MAX
-        for row in rows:
-            counted = await self._count(row, upstreams.get(row.upstream_id), patient)
-            if counted is not None:
-                await self._settle(row, cards.get(row.rate_card_id), *counted)
+        # All at once: an engine whose host hangs costs one time-out a round, not one per row.
+        counts = await asyncio.gather(*(self._count(row, upstreams.get(row.upstream_id), patient) for row in rows))
+        for row, counted in zip(rows, counts, strict=True):
+            if counted is not None and row.request_id not in self._refused:
+                await self._settle_or_bury(row, cards.get(row.rate_card_id), *counted)
+
+    async def _settle_or_bury(self, row: Unfinished, card: RateCard | None, usage: Usage, source: UsageSource) -> None:
+        """One row that cannot be settled is kept for a person and stops no other."""
+        try:
+            await self._settle(row, card, usage, source)
+        except (PostgresError, ValueError, LookupError) as error:
+            self._refused.add(row.request_id)
+            _LOG.critical("row %s cannot be recovered (%s, %s): %r", row.request_id, usage, source, error)
 
     async def _count(
         self, row: Unfinished, upstream: Upstream | None, patient: bool
@@ -171,7 +184,7 @@ class Worker:
 
     async def _settle(self, row: Unfinished, card: RateCard | None, usage: Usage, source: UsageSource) -> None:
         if card is None and source != "none":
-            raise OSError(f"rate card {row.rate_card_id} of {row.request_id} is missing")
+            raise LookupError(f"rate card {row.rate_card_id} of {row.request_id} is missing")
         lines = () if card is None or source == "none" else rate(usage, card)
         settlement = Settlement(
             request_id=row.request_id,
@@ -220,6 +233,18 @@ class Worker:
                 continue
             await self._holds.release(Release(entry.request_id, entry.tenant_id, entry.period, tokens, micro_yen))
             _LOG.info("ended the hold of %s", entry.request_id)
+
+
+async def _step(name: str, work: Awaitable[object]) -> None:
+    """One step of a round; what goes wrong in it is told and does not keep the others from their turn."""
+    try:
+        await work
+    except Exception as error:
+        _LOG.warning("%s given up, the next round repeats it: %r", name, error, exc_info=not _expected(error))
+
+
+def _expected(error: Exception) -> bool:
+    return isinstance(error, OSError | PostgresError | RedisError)
 
 
 def _audit_record(row: Unfinished, usage: Usage, source: UsageSource, micro_yen: int) -> str:

@@ -33,17 +33,17 @@ class Delivery:
 
     async def deliver(self, exchange: Exchange, begun: Begun, inbound: Inbound) -> None:
         """Send the answer on. Raises `Fault` for a failure; after the first byte the caller sees it as an event."""
-        await self._durable(exchange)
-        if begun.events is None:
-            await self._whole(exchange, begun.body, inbound)
-            return
         try:
+            await self._durable(exchange)
+            if begun.events is None:
+                await self._whole(exchange, begun.body, inbound)
+                return
             async with asyncio.timeout(self.timeouts.total_s):
                 await self._stream(exchange, begun.answer, begun.events, inbound)
         except TimeoutError:
             raise Fault("upstream_timeout", phase="total") from None
         finally:
-            begun.answer.abort()  # no effect on an answer that was read to its end
+            begun.answer.abort()  # no effect on an answer whose connection was given back
 
     async def _durable(self, exchange: Exchange) -> None:
         assert exchange.opened is not None
@@ -53,7 +53,10 @@ class Delivery:
         """The durable word that the first byte is about to leave. Until it stands nothing counts as delivered: a
         request that fails or is cancelled here is charged to nobody."""
         at = now_us()
-        await _stored(self.journal.marks.put(Mark(exchange.request_id, exchange.attempt, True, usage, at)), "mark")
+        mark = self.journal.marks.put(Mark(exchange.request_id, exchange.attempt, True, usage, at))
+        if not await _stored(mark, "mark"):
+            # The worker took this process for dead and closed the row: what is delivered now could never be booked.
+            raise Fault("store_unavailable", retry_after_s=1, internal="the row is final already")
         exchange.first_byte_at = at
 
     async def _whole(self, exchange: Exchange, body: bytes, inbound: Inbound) -> None:
@@ -63,7 +66,7 @@ class Delivery:
             usage = usage_of(answer["usage"])
             clean = scrub(answer, _answer_id(exchange), exchange.model)
             clean["usage"] = public_usage(answer["usage"])
-            exchange.finish_reason = str(clean["choices"][0].get("finish_reason") or "")
+            exchange.finish_reason = _word(clean["choices"][0].get("finish_reason"))
         except (msgspec.DecodeError, ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
             raise Fault("upstream_failed", internal=f"answer: {error!r}") from error
         exchange.count(usage, "engine")
@@ -105,12 +108,12 @@ class Delivery:
         raise Fault("upstream_timeout", phase="idle")
 
 
-async def _stored(row: "asyncio.Future[None]", what: str) -> None:
+async def _stored(row: "asyncio.Future[bool]", what: str) -> bool:
     if row.done() and row.exception() is None:
-        return
+        return row.result()
     try:
         async with asyncio.timeout(OPEN_S_MAX):
-            await asyncio.shield(row)
+            return await asyncio.shield(row)
     except Exception as error:
         raise Fault("store_unavailable", retry_after_s=1, internal=f"{what}: {error!r}") from error
 
@@ -158,9 +161,14 @@ class Chunks:
             clean["usage"] = None
         for choice in clean["choices"]:
             if choice.get("finish_reason"):
-                self._exchange.finish_reason = str(choice["finish_reason"])
+                self._exchange.finish_reason = _word(choice["finish_reason"])
         return event(clean)
 
 
 def _answer_id(exchange: Exchange) -> str:
     return f"{'chatcmpl' if exchange.action == 'chat' else 'cmpl'}-{exchange.request_id}"
+
+
+def _word(value: object) -> str:
+    """An engine's word as the journal can hold it."""
+    return "".join(character for character in str(value or "")[:32] if character.isprintable())

@@ -37,6 +37,8 @@ class Dispatcher:
             try:
                 return await self._attempt(exchange, path)
             except Unreached as error:
+                if exchange.attempt == ATTEMPTS_MAX and error.late:
+                    raise Fault("upstream_timeout", phase="connect") from error
                 if exchange.attempt == ATTEMPTS_MAX:
                     raise Fault("upstream_failed", internal=str(error)) from error
             except Broken as error:

@@ -8,6 +8,7 @@ import msgspec
 from gateway.edge.requests import (
     AssistantMessage,
     ChatRequest,
+    CompletionRequest,
     FilePart,
     ImagePart,
     Message,
@@ -44,9 +45,10 @@ def prompt_count(prompt: str | list[str | int | list[int]]) -> int:
     return 1 if isinstance(prompt[0], int) else len(prompt)
 
 
-def completion_bound(prompt: str | list[str | int | list[int]], profile: Profile) -> int:
+def completion_bound(request: CompletionRequest, profile: Profile) -> int:
     """Upper bound of the prompt tokens of a completion. Raises `Fault` for a list of mixed kinds."""
-    overhead = profile.request_overhead_tokens
+    prompt = request.prompt
+    overhead = profile.request_overhead_tokens + _bytes(request.suffix)
     if isinstance(prompt, str):
         return _bytes(prompt) + overhead
     kind = type(prompt[0])

@@ -36,7 +36,7 @@ class Exchange:
     card: RateCard | None = None
     call: Call | None = None
     hold: Hold | None = None
-    opened: asyncio.Future[None] | None = None
+    opened: asyncio.Future[bool] | None = None
     attempt: int = 0
     meter: StreamMeter | None = None
     usage: Usage = field(default_factory=Usage)

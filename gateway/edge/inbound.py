@@ -145,6 +145,14 @@ class Inbound:
     async def end(self, part: bytes = b"") -> None:
         """Send the last part of the body."""
         self.ended = True
+        try:
+            async with asyncio.timeout(WRITE_S_MAX):
+                await self._finish(part)
+        except TimeoutError:
+            self.gone = True
+            raise ClientGone from None
+
+    async def _finish(self, part: bytes) -> None:
         await self._send({"type": "http.response.body", "body": part, "more_body": False})
 
     async def respond(self, status: int, headers: list[tuple[bytes, bytes]], body: bytes) -> None:

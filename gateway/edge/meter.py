@@ -6,13 +6,17 @@ from billing.types import Usage
 
 
 def usage_of(raw: dict[str, Any]) -> Usage:
-    """The counts of one `usage` object of the OpenAI dialect. Raises `ValueError` when they contradict each other."""
+    """The counts of one `usage` object of the OpenAI dialect.
+
+    A missing count is not zero: raises `KeyError` without `prompt_tokens` or `completion_tokens`, and `ValueError` when
+    the counts contradict each other.
+    """
     prompt_details = raw.get("prompt_tokens_details") or {}
     completion_details = raw.get("completion_tokens_details") or {}
     usage = Usage(
-        prompt=int(raw.get("prompt_tokens") or 0),
+        prompt=int(raw["prompt_tokens"]),
         cached=int(prompt_details.get("cached_tokens") or 0),
-        completion=int(raw.get("completion_tokens") or 0),
+        completion=int(raw["completion_tokens"]),
         reasoning=int(completion_details.get("reasoning_tokens") or 0),
     )
     if not (0 <= usage.cached <= usage.prompt and 0 <= usage.reasoning <= usage.completion):

@@ -16,6 +16,7 @@ from gateway.edge.estimate import chat_bound, completion_bound, prompt_count
 from gateway.faults import Fault
 from gateway.upstreams.types import Profile
 
+DEFAULT_SHARE = 4
 MESSAGES_MAX = 4_096
 PROMPTS_MAX = 512
 NESTING_MAX = 200
@@ -141,7 +142,7 @@ def completion_call(tree: dict[str, Any], profile: Profile) -> Call:
     prompts = prompt_count(request.prompt)
     if prompts > PROMPTS_MAX:
         raise Fault("invalid_value", param="prompt", detail=f"at most {PROMPTS_MAX} prompts")
-    prompt_bound = completion_bound(request.prompt, profile)
+    prompt_bound = completion_bound(request, profile)
     generated = max(choices, request.best_of or 1) * prompts
     return _call(
         tree, requests.PASSED_COMPLETION, extra, request, profile, prompt_bound, choices, generated, request.max_tokens
@@ -159,10 +160,15 @@ def _call(
     generated: int,
     asked: int | None,
 ) -> Call:
-    room = max(1, profile.context_tokens - prompt_bound)
-    max_tokens = min(asked or room, profile.max_output_tokens)
+    # Without a wish: what surely fits when that is much, else a quarter of the context. The bound counts bytes:
+    # a prompt that looks too long may well leave room. If it does not, the engine says so and nothing is charged.
+    surely = profile.context_tokens - prompt_bound
+    unasked = max(surely, profile.context_tokens // DEFAULT_SHARE, 1)
+    max_tokens = min(asked or unasked, profile.max_output_tokens)
     body = {name: value for name, value in tree.items() if name in passed and value is not None}
     body.update(extra)
+    if extra:  # whatever of it an engine may write into the prompt
+        prompt_bound += len(msgspec.json.encode(extra))
     body["max_tokens"] = max_tokens
     stream = bool(request.stream)
     if stream:

@@ -48,7 +48,7 @@ class Refusals:
         self._waiting += 1
         self._journal.refusals.put(exchange.refusal()).add_done_callback(self._stored)
 
-    def _stored(self, future: "asyncio.Future[None]") -> None:
+    def _stored(self, future: "asyncio.Future[bool]") -> None:
         self._waiting -= 1
         if not future.cancelled() and future.exception() is not None:
             _LOG.warning("a refusal was not written: %r", future.exception())

@@ -86,16 +86,24 @@ class Settler:
         while True:
             settlement = exchange.settlement()
             try:
-                await self._journal.settlements.put(settlement)
+                stored = await self._journal.settlements.put(settlement)
             except PostgresError as error:
-                await self._journal.bury(settlement, repr(error))
+                await self._bury(settlement, error)
                 return settlement
             except OSError as error:
                 _LOG.warning("settlement of %s waits for the database: %s", exchange.request_id, error)
                 await asyncio.sleep(delay)
                 delay = min(2 * delay, RETRY_S_MAX)
             else:
+                if not stored and settlement.state == "settled":
+                    _LOG.error("the row of %s was final before its settlement came", exchange.request_id)
                 return settlement
+
+    async def _bury(self, settlement: Settlement, refused: PostgresError) -> None:
+        try:
+            await self._journal.bury(settlement, repr(refused))
+        except (OSError, PostgresError) as error:
+            _LOG.critical("%s could not be buried either: %r: %r", settlement.request_id, error, settlement)
 
     async def _release(self, exchange: Exchange, usage: Usage, micro_yen: int) -> None:
         hold = exchange.hold

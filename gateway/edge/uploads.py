@@ -22,8 +22,9 @@ class Uploads:
         """Another `size` bytes of `upload` have arrived: return when there is room to read on."""
         self._held[upload] = self._held.get(upload, 0) + size
         self._sum += size
-        if self._held[upload] > UNPACED_BYTES_MAX:
-            await asyncio.sleep(PAUSE_S)
+        if self._held[upload] <= UNPACED_BYTES_MAX:
+            return  # an ordinary body never waits for other people's large ones
+        await asyncio.sleep(PAUSE_S)
         while self._sum > UPLOADS_BYTES_MAX and next(iter(self._held)) is not upload:
             self._room.clear()
             await self._room.wait()

@@ -11,6 +11,8 @@ from datetime import datetime
 from functools import lru_cache
 from zoneinfo import ZoneInfo
 
+import msgspec
+from asyncpg import PostgresError
 from redis.exceptions import RedisError
 
 from billing.link import Link
@@ -77,7 +79,7 @@ def _period_of_quarter(quarter: int, zone: str) -> str:
 
 _RESERVE = Script.load("reserve.lua")
 _SETTLE = Script.load("settle.lua")
-_SEED = Script.load("seed.lua")
+_FILL = Script.load("seed.lua")
 
 
 def _use_key(tenant_id: str, period: str) -> str:
@@ -88,15 +90,22 @@ def _holds_key(tenant_id: str) -> str:
     return f"sekisho:holds:{tenant_id}"
 
 
-_SEED_USED = """
-SELECT coalesce(sum(prompt_tokens + completion_tokens), 0)::bigint AS tokens,
-  coalesce(sum(micro_yen), 0)::bigint AS micro_yen
-FROM journal WHERE tenant_id = $1 AND period = $2 AND settled_at IS NOT NULL
-"""
-_SEED_HELD = """
-SELECT request_id::text AS request_id, held_tokens, held_micro_yen, period, instance_id,
-  extract(epoch FROM opened_at)::bigint AS opened_at
-FROM journal WHERE tenant_id = $1 AND period = $2 AND state IN ('open', 'dispatched', 'streaming')
+# One statement, therefore one snapshot: a row that settles meanwhile is in exactly one of the two sums. The range of
+# ids (UUIDv7 begins with the time) leads to the partitions of the month.
+_SEED = """
+WITH month AS (
+  SELECT uuid7_floor(to_date($2, 'YYYYMM') - interval '2 days') AS first,
+    uuid7_floor(to_date($2, 'YYYYMM') + interval '1 month 2 days') AS after
+)
+SELECT (SELECT coalesce(sum(prompt_tokens + completion_tokens), 0)::bigint FROM journal
+    WHERE tenant_id = $1 AND period = $2 AND settled_at IS NOT NULL
+      AND request_id >= (SELECT first FROM month) AND request_id < (SELECT after FROM month)) AS tokens,
+  (SELECT coalesce(sum(micro_yen), 0)::bigint FROM journal
+    WHERE tenant_id = $1 AND period = $2 AND settled_at IS NOT NULL
+      AND request_id >= (SELECT first FROM month) AND request_id < (SELECT after FROM month)) AS micro_yen,
+  (SELECT coalesce(json_agg(json_build_array(request_id, held_tokens || ':' || held_micro_yen || ':' || period || ':'
+      || instance_id || ':' || extract(epoch FROM opened_at)::bigint)), '[]')::text FROM journal
+    WHERE tenant_id = $1 AND period = $2 AND state IN ('open', 'dispatched', 'streaming')) AS holds
 """
 
 
@@ -106,6 +115,7 @@ class Holds:
     def __init__(self, valkey_url: str, dsn: str) -> None:
         self._scripts = Scripts(valkey_url)
         self._link = Link(dsn)
+        self._filling: dict[tuple[str, str], asyncio.Task[None]] = {}
 
     async def reserve(
         self, request_id: str, tenant: Tenant, period: str, tokens: int, micro_yen: int, instance_id: str
@@ -129,8 +139,8 @@ class Holds:
             if answer[0] == "concurrency":
                 await asyncio.sleep(RELEASE_GRACE_S)
                 answer = await self._scripts.run(_RESERVE, keys, arguments)
-        except (RedisError, OSError) as error:
-            raise Fault("store_unavailable", retry_after_s=1, internal=f"valkey: {error!r}") from error
+        except (RedisError, OSError, PostgresError) as error:
+            raise Fault("store_unavailable", retry_after_s=1, internal=f"limits: {error!r}") from error
         verdict, left_tokens, left_micro_yen, left_requests, reset_s, _ = answer
         if verdict != "held":
             raise _refusal(verdict, tenant, tokens, micro_yen, int(left_tokens), int(left_micro_yen), int(reset_s))
@@ -139,15 +149,20 @@ class Holds:
         )
 
     async def _fill(self, tenant_id: str, period: str) -> None:
-        used = (await self._link.fetch(_SEED_USED, tenant_id, period))[0]
-        held = await self._link.fetch(_SEED_HELD, tenant_id, period)
-        arguments: list[str | int] = [used["tokens"], used["micro_yen"]]
-        for row in held:
-            hold = (
-                f"{row['held_tokens']}:{row['held_micro_yen']}:{row['period']}:{row['instance_id']}:{row['opened_at']}"
-            )
-            arguments += [row["request_id"], hold]
-        await self._scripts.run(_SEED, [_use_key(tenant_id, period), _holds_key(tenant_id)], arguments)
+        """Fill the counters from the journal; all who ask at the same time wait for one reading."""
+        key = (tenant_id, period)
+        filling = self._filling.get(key)
+        if filling is None:
+            filling = self._filling[key] = asyncio.create_task(self._fill_once(tenant_id, period))
+            filling.add_done_callback(lambda _: self._filling.pop(key, None))
+        await asyncio.shield(filling)
+
+    async def _fill_once(self, tenant_id: str, period: str) -> None:
+        row = (await self._link.fetch(_SEED, tenant_id, period))[0]
+        arguments: list[str | int] = [row["tokens"], row["micro_yen"]]
+        for request_id, hold in msgspec.json.decode(row["holds"], type=list[tuple[str, str]]):
+            arguments += [request_id, hold]
+        await self._scripts.run(_FILL, [_use_key(tenant_id, period), _holds_key(tenant_id)], arguments)
 
     async def release(self, release: Release) -> None:
         """End a hold. Raises `RedisError` or `OSError` when Valkey stays away; the worker's sweep then ends it."""

@@ -28,10 +28,11 @@ async def read_epoch(connection: Any) -> int:
 async def read_snapshot(connection: Any) -> Snapshot:
     """The whole configuration. The epoch is read first, so a change meanwhile only causes one more reading."""
     epoch = await read_epoch(connection)
+    keys = await _keys(connection)  # before the tenants: then no key is without its tenant
     return Snapshot(
         epoch=epoch,
         tenants=await _tenants(connection),
-        keys=await _keys(connection),
+        keys=keys,
         licences=compile_index(await _licences(connection)),
         upstreams=await _upstreams(connection),
         rate_cards=await _rate_cards(connection),
@@ -84,7 +85,11 @@ async def _upstreams(connection: Any) -> dict[str, tuple[Upstream, ...]]:
     )
     by_model: dict[str, tuple[Upstream, ...]] = {}
     for row in rows:
-        profile = msgspec.json.decode(row["profile"], type=Profile)
+        try:
+            profile = msgspec.json.decode(row["profile"], type=Profile)
+        except ValueError as error:  # one bad row serves nobody and stops nobody else
+            _LOG.error("upstream %s is not used: %s", row["upstream_id"], error)
+            continue
         upstream = Upstream(**{**dict(row), "profile": profile, "created_at": _micros(row["created_at"]) or 0})
         by_model[upstream.model] = (*by_model.get(upstream.model, ()), upstream)
     return by_model

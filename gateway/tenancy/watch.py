@@ -44,6 +44,8 @@ class SnapshotWatch:
                 await self.poll()
             except (StoreUnavailable, PostgresError) as error:
                 _LOG.warning("configuration could not be read: %s", error)
+            except Exception:
+                _LOG.exception("configuration could not be read")  # stale after 5 s, and read again until it can be
             await asyncio.sleep(POLL_S)
 
     async def poll(self) -> None:

@@ -34,7 +34,11 @@ class UpstreamError(Exception):
 
 
 class Unreached(UpstreamError):
-    """No answer was begun: connection refused, or closed before the first byte."""
+    """No answer was begun: connection refused or not made in time (`late`), or closed before the first byte."""
+
+    def __init__(self, what: str, *, late: bool = False) -> None:
+        super().__init__(what)
+        self.late = late
 
 
 class Rejected(UpstreamError):
@@ -134,7 +138,7 @@ class UpstreamClient:
         try:
             response = await self._session.post(url, data=body, headers=headers, allow_redirects=False)
         except aiohttp.ConnectionTimeoutError as error:
-            raise Unreached("connect timed out") from error
+            raise Unreached("connect timed out", late=True) from error
         except (aiohttp.ClientConnectionError, ConnectionError) as error:
             raise Unreached(repr(error)) from error
         except (aiohttp.ClientError, OSError) as error:

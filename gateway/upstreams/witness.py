@@ -50,6 +50,8 @@ class Witness:
         except msgspec.DecodeError:
             return None
         usage = Usage(answer.prompt_tokens, answer.cached_tokens, answer.completion_tokens, answer.reasoning_tokens)
+        if not (0 <= usage.cached <= usage.prompt and 0 <= usage.reasoning <= usage.completion):
+            return None  # a record that contradicts itself is none
         return EngineRecord(answer.state, usage, answer.finish_reason or "")
 
     async def final(self, upstream: Upstream, attempt_id: str, wait_s: float) -> EngineRecord | None:

@@ -41,7 +41,7 @@ async def test_only_the_bad_item_fails() -> None:
     sink = Sink()
     queue = GroupCommit(sink.flush)
     results = await asyncio.gather(*(queue.put(item) for item in (1, -1, 2)), return_exceptions=True)
-    assert [type(result) for result in results] == [type(None), ValueError, type(None)]
+    assert [type(result) for result in results] == [bool, ValueError, bool]
 
 
 async def test_close_waits_for_everything() -> None:
@@ -65,3 +65,11 @@ async def test_store_that_is_away_fails_all_at_once() -> None:
     with pytest.raises(OSError, match="away"):
         await futures[0]
     assert calls == 1
+
+
+async def test_item_that_touched_no_row_is_told_so() -> None:
+    async def flush(items: Sequence[int]) -> set[int]:
+        return {position for position, item in enumerate(items) if item % 2}
+
+    queue = GroupCommit(flush)
+    assert await asyncio.gather(*(queue.put(item) for item in (1, 2, 3))) == [False, True, False]

@@ -64,6 +64,14 @@ async def test_exactly_the_limit_fits_and_one_more_does_not(holds: Holds) -> Non
     assert (await refused(holds, tenant, 1)).values["remaining"] == 0
 
 
+async def test_free_model_still_uses_up_the_token_budget(holds: Holds, valkey: Any) -> None:
+    tenant = a_tenant(tokens=100)
+    hold = await reserve(holds, tenant, 80, yen=0)
+    await holds.release(the_release(hold, tokens=50))
+    assert (await counters(valkey, tenant))["used_tokens"] == 50
+    assert (await refused(holds, tenant, 51, yen=0)).values["remaining"] == 50
+
+
 async def test_yen_limit_is_named(holds: Holds) -> None:
     tenant = a_tenant(micro_yen=1_000)
     assert (await refused(holds, tenant, 1, yen=1_001)).rule == "limit:micro_yen_month"

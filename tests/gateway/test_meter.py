@@ -37,6 +37,12 @@ def test_chunk_without_usage_changes_nothing() -> None:
     assert meter.usage() == Usage()
 
 
+@pytest.mark.parametrize("usage", [{}, {"prompt_tokens": 5}, {"completion_tokens": 5}])
+def test_missing_count_is_not_zero(usage: dict[str, int]) -> None:
+    with pytest.raises(KeyError):
+        usage_of(usage)
+
+
 def test_contradicting_counts_are_an_error_and_not_a_bill() -> None:
     with pytest.raises(ValueError, match="contradict"):
         usage_of({"prompt_tokens": 3, "completion_tokens": 1, "prompt_tokens_details": {"cached_tokens": 4}})

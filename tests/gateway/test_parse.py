@@ -138,6 +138,19 @@ def test_reserved_max_tokens_is_always_sent() -> None:
     assert "max_completion_tokens" not in chat(max_completion_tokens=9).body
 
 
+def test_long_prompt_without_a_wish_still_gets_a_real_answer() -> None:
+    long = [{"role": "user", "content": "警" * 690}]
+    call = chat_call({"model": "m", "messages": long}, PROFILE)
+    assert call.body["max_tokens"] == 2048 // 4
+
+
+def test_suffix_and_extra_parameters_count_into_the_bound() -> None:
+    plain = completion_call({"model": "m", "prompt": "a"}, PROFILE).prompt_bound
+    assert completion_call({"model": "m", "prompt": "a", "suffix": "x" * 500}, PROFILE).prompt_bound == plain + 500
+    profile = Profile(context_tokens=2048, max_output_tokens=512, extra_params=("documents",))
+    assert chat(profile, documents=["x" * 500]).prompt_bound >= chat(profile).prompt_bound + 500
+
+
 def test_stream_always_asks_for_continuous_usage() -> None:
     call = chat(stream=True)
     assert call.body["stream_options"] == {"include_usage": True, "continuous_usage_stats": True}

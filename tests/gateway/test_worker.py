@@ -213,6 +213,39 @@ async def test_process_that_stopped_saying_so_is_recovered_after_five_seconds(wo
     assert (await left.state(row))[0] == "voided"
 
 
+async def test_row_without_its_rate_card_stops_no_other(worker: Worker, left: Left, engine: tuple[Engine, str]) -> None:
+    poison = an_open_row(
+        left.tenant.tenant_id, instance_id=left.instance_id, upstream_id=left.upstream_id, rate_card_id="gone"
+    )
+    await left.journal.opens.put(poison)
+    await left.journal.marks.put(Mark(poison.request_id, 1, True, Usage(), NOW))
+    row = await left.request(delivered=True)
+    for request_id in (poison.request_id, row.request_id):
+        engine[0].records[f"{request_id}-1"] = {"state": "finished", "prompt_tokens": 9, "completion_tokens": 5}
+    await rounds(worker, 0, 2)
+    assert (await left.state(row))[0] == "recovered"
+    assert (await left.state(poison))[0] == "streaming"
+
+
+async def test_closed_row_tells_the_gateway_that_was_taken_for_dead(worker: Worker, left: Left) -> None:
+    row = await left.request(delivered=False)
+    await rounds(worker, 0, 2)
+    assert not await left.journal.marks.put(Mark(row.request_id, 1, True, Usage(), NOW))
+    assert not await left.journal.settlements.put(a_settlement(row, Usage(9, 0, 5, 0)))
+
+
+def test_dead_stays_dead_over_a_gap_in_the_readings() -> None:
+    liveness = Liveness()
+    for now in range(7):
+        liveness.observe({"a": "t1"}, now=now)
+    assert not liveness.alive("a", now=6)
+    liveness.observe({"a": "t1"}, now=16)  # a round that took ten seconds
+    assert not liveness.alive("a", now=16)
+    assert liveness.dead_for("a", now=16) == 10
+    liveness.observe({"a": "t2"}, now=17)
+    assert liveness.alive("a", now=17)
+
+
 def test_database_that_was_away_makes_nobody_look_dead() -> None:
     liveness = Liveness()
     liveness.observe({"a": "t1"}, now=0)

@@ -35,10 +35,10 @@ class Client:
         self.sent.append(message)
 
 
-def at_the_first_byte(mark: "asyncio.Future[None]") -> tuple[Delivery, Exchange, Begun]:
+def at_the_first_byte(mark: "asyncio.Future[bool]") -> tuple[Delivery, Exchange, Begun]:
     """A delivery whose mark ends as `mark` does, and a stream whose first chunk has come."""
-    opened: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-    opened.set_result(None)
+    opened: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
+    opened.set_result(True)
     exchange = Exchange("chat", "gateway-1", model="m", opened=opened, attempt=1)
     exchange.call = Call(True, False, 1, 10, 10, 10, {})
     journal = SimpleNamespace(marks=SimpleNamespace(put=lambda _: mark))
@@ -48,7 +48,7 @@ def at_the_first_byte(mark: "asyncio.Future[None]") -> tuple[Delivery, Exchange,
 
 
 async def test_stream_whose_mark_fails_is_refused_and_charged_to_nobody() -> None:
-    mark: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+    mark: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
     mark.set_exception(StoreUnavailable("away"))
     client = Client()
     delivery, exchange, begun = at_the_first_byte(mark)
@@ -61,7 +61,7 @@ async def test_stream_whose_mark_fails_is_refused_and_charged_to_nobody() -> Non
 
 
 async def test_stream_whose_client_leaves_during_the_mark_is_charged_to_nobody() -> None:
-    mark: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+    mark: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
     client = Client()
     delivery, exchange, begun = at_the_first_byte(mark)
     delivering = asyncio.create_task(delivery.deliver(exchange, begun, client.inbound))
