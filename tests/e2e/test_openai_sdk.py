@@ -1,6 +1,7 @@
 """The official `openai` SDK as a partner uses it: only `base_url` and the key differ."""
 
 import asyncio
+import base64
 import json
 from collections.abc import AsyncIterator, Callable
 from typing import Any
@@ -310,3 +311,18 @@ async def test_the_engine_gets_only_our_fields_and_always_max_tokens(
         assert body["stream_options"] == {"include_usage": True, "continuous_usage_stats": True}
     assert names == {"host", "content-type", "content-length", "x-request-id"}
     assert dict(served["headers"])["x-request-id"] == f"{request_id}-1"
+
+
+async def test_image_as_data_url_reaches_a_model_that_sees_and_is_counted(up: Stack, tenant: Tenant) -> None:
+    picture = base64.b64encode(b"\x89PNG\r\n\x1a\n" + bytes(60)).decode()
+    content: Any = [
+        {"type": "text", "text": "何が見えますか"},
+        {"type": "image_url", "image_url": {"url": f"data:image/png;base64,{picture}"}},
+    ]
+    with sync_client(up, tenant) as client:
+        answer = client.chat.completions.create(
+            model="scripted-vision", messages=[{"role": "user", "content": content}], max_tokens=8
+        )
+    assert answer.usage is not None
+    assert answer.usage.prompt_tokens >= 64  # the image's share
+    await same_count_everywhere(up, tenant, "scripted-vision", request_id_of(answer.id), answer.usage)
