@@ -5,6 +5,7 @@ What is judged is what is sent: the upstream's body is made from the parsed tree
 
 import math
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -79,8 +80,10 @@ def parse_json(raw: bytes, *, crowded: bool = False) -> dict[str, Any]:
         raise _json_fault(str(error)) from None
     if not isinstance(tree, dict):
         raise Fault("invalid_type", detail="expected an object")
-    if _HUGE_NUMBER.search(raw) and _has_infinity(tree):
-        raise Fault("invalid_value", param=None, detail="a number beyond the range of a double")
+    if _HUGE_NUMBER.search(raw):
+        path = _infinity(tree, "")
+        if path is not None:
+            raise Fault("invalid_value", param=path[1:PARAM_CHARS_MAX], detail="a number beyond the range of a double")
     return tree
 
 
@@ -88,12 +91,16 @@ def parse_json(raw: bytes, *, crowded: bool = False) -> dict[str, Any]:
 _HUGE_NUMBER = re.compile(rb"[eE]\+?[0-9]{3}|[0-9]{309}")
 
 
-def _has_infinity(value: object) -> bool:
+def _infinity(value: object, path: str) -> str | None:
+    """The path of the first infinite number, or None."""
     if isinstance(value, float):
-        return math.isinf(value)
+        return path if math.isinf(value) else None
+    items: Iterable[tuple[str, object]] = ()
     if isinstance(value, dict):
-        return any(_has_infinity(item) for item in value.values())
-    return isinstance(value, list) and any(_has_infinity(item) for item in value)
+        items = ((f"{path}.{name}", item) for name, item in value.items())
+    elif isinstance(value, list):
+        items = ((f"{path}[{number}]", item) for number, item in enumerate(value))
+    return next((found for name, item in items if (found := _infinity(item, name)) is not None), None)
 
 
 def _without_texts(raw: bytes) -> bytes:
