@@ -96,16 +96,17 @@ _SEED = """
 WITH month AS (
   SELECT uuid7_floor(to_date($2, 'YYYYMM') - interval '2 days') AS first,
     uuid7_floor(to_date($2, 'YYYYMM') + interval '1 month 2 days') AS after
+), used AS (
+  SELECT coalesce(sum(prompt_tokens + completion_tokens), 0)::bigint AS tokens,
+    coalesce(sum(micro_yen), 0)::bigint AS micro_yen
+  FROM journal WHERE tenant_id = $1 AND period = $2 AND settled_at IS NOT NULL
+    AND request_id >= (SELECT first FROM month) AND request_id < (SELECT after FROM month)
 )
-SELECT (SELECT coalesce(sum(prompt_tokens + completion_tokens), 0)::bigint FROM journal
-    WHERE tenant_id = $1 AND period = $2 AND settled_at IS NOT NULL
-      AND request_id >= (SELECT first FROM month) AND request_id < (SELECT after FROM month)) AS tokens,
-  (SELECT coalesce(sum(micro_yen), 0)::bigint FROM journal
-    WHERE tenant_id = $1 AND period = $2 AND settled_at IS NOT NULL
-      AND request_id >= (SELECT first FROM month) AND request_id < (SELECT after FROM month)) AS micro_yen,
+SELECT used.tokens, used.micro_yen,
   (SELECT coalesce(json_agg(json_build_array(request_id, held_tokens || ':' || held_micro_yen || ':' || period || ':'
       || instance_id || ':' || extract(epoch FROM opened_at)::bigint)), '[]')::text FROM journal
     WHERE tenant_id = $1 AND period = $2 AND state IN ('open', 'dispatched', 'streaming')) AS holds
+FROM used
 """
 
 

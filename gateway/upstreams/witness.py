@@ -22,7 +22,6 @@ class _Answer(msgspec.Struct):
     cached_tokens: int = 0
     completion_tokens: int = 0
     reasoning_tokens: int = 0
-    finish_reason: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,7 +30,6 @@ class EngineRecord:
 
     state: State
     usage: Usage
-    finish_reason: str
 
 
 class Witness:
@@ -52,7 +50,7 @@ class Witness:
         usage = Usage(answer.prompt_tokens, answer.cached_tokens, answer.completion_tokens, answer.reasoning_tokens)
         if not (0 <= usage.cached <= usage.prompt and 0 <= usage.reasoning <= usage.completion):
             return None  # a record that contradicts itself is none
-        return EngineRecord(answer.state, usage, answer.finish_reason or "")
+        return EngineRecord(answer.state, usage)
 
     async def final(self, upstream: Upstream, attempt_id: str, wait_s: float) -> EngineRecord | None:
         """The record once the engine has ended the attempt, waiting `wait_s` seconds at most."""
