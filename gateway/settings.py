@@ -3,9 +3,12 @@
 import json
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from ipaddress import ip_network
 from pathlib import Path
+from urllib.parse import urlsplit
 
+from gateway.identity.settings import IdentitySettings, Networks
 from gateway.upstreams.client import Timeouts
 
 
@@ -22,6 +25,7 @@ class Settings:
     valkey_url: str
     timeouts: Timeouts
     drain_s: float
+    identity: IdentitySettings = field(default_factory=IdentitySettings)
 
 
 def data_dir_of(option: str | None, environment: Mapping[str, str] | None = None) -> Path:
@@ -54,6 +58,7 @@ def load(data_dir: Path, environment: Mapping[str, str] | None = None) -> Settin
             total_s=_seconds(environment, "SEKISHO_UPSTREAM_TOTAL_S", defaults.total_s),
         ),
         drain_s=_seconds(environment, "SEKISHO_DRAIN_S", 15.0),
+        identity=_identity(environment),
     )
 
 
@@ -63,6 +68,40 @@ def _noted_stores(data_dir: Path) -> dict[str, str]:
     except FileNotFoundError:
         return {}
     return noted
+
+
+def _identity(environment: Mapping[str, str]) -> IdentitySettings:
+    return IdentitySettings(
+        public_urls=tuple(_origin(url) for url in _list(environment, "SEKISHO_PUBLIC_URL")),
+        trusted_proxies=_networks(environment, "SEKISHO_TRUSTED_PROXIES"),
+        issuer_networks=_networks(environment, "SEKISHO_ISSUER_NETWORKS"),
+        failures_per_minute=_count(environment, "SEKISHO_AUTH_FAILURES_PER_MINUTE", 60),
+    )
+
+
+def _list(environment: Mapping[str, str], name: str) -> list[str]:
+    return [entry for part in environment.get(name, "").split(",") if (entry := part.strip())]
+
+
+def _origin(url: str) -> str:
+    parts = urlsplit(url)
+    if parts.scheme not in ("http", "https") or not parts.hostname or url != f"{parts.scheme}://{parts.netloc}":
+        raise SettingsError(f"SEKISHO_PUBLIC_URL={url!r} is not an origin such as https://gateway.example.jp")
+    return url.lower()
+
+
+def _networks(environment: Mapping[str, str], name: str) -> Networks:
+    try:
+        return tuple(ip_network(entry) for entry in _list(environment, name))
+    except ValueError as error:
+        raise SettingsError(f"{name}: {error}: name networks such as 10.0.0.0/8") from None
+
+
+def _count(environment: Mapping[str, str], name: str, default: int) -> int:
+    text = environment.get(name, "") or str(default)
+    if not text.isdecimal() or not 0 < int(text) <= 1_000_000:
+        raise SettingsError(f"{name}={text!r} is not a whole number between 1 and 1000000")
+    return int(text)
 
 
 def _seconds(environment: Mapping[str, str], name: str, default: float) -> float:

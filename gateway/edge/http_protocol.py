@@ -4,6 +4,8 @@ uvicorn waits for ever for a header block to end and keeps all of it, trailers t
 the rest of a body for ever; each is how a slow or endless client holds a connection for nothing (slow-loris). Here the
 block has 10 s from its first byte, 32 KiB and 100 fields, trailers count as headers, and what a request still sends
 after its answer has 10 s as well.
+
+Where TLS ends here, the client's certificate goes into each request's scope; see `gateway.identity.presented`.
 """
 
 import asyncio
@@ -13,6 +15,7 @@ from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
 from gateway.edge.openai import error_body
 from gateway.faults import Fault
+from gateway.identity.presented import TLS_EXTENSION
 
 HEADER_S_MAX = 10.0
 HEADER_BYTES_MAX = 32 * 1024
@@ -32,9 +35,13 @@ class SekishoProtocol(HttpToolsProtocol):
         self._in_headers = True
         self._message_complete = True
         self._answering: Any = None
+        self._certificate: bytes | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override] # as uvicorn does
         super().connection_made(transport)
+        tls = transport.get_extra_info("ssl_object")
+        if tls is not None:
+            self._certificate = tls.getpeercert(binary_form=True)  # None when the client showed none
         self._arm(HEADER_S_MAX)
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -60,6 +67,8 @@ class SekishoProtocol(HttpToolsProtocol):
         self._message_complete = False
         self._field_bytes = 0
         super().on_message_begin()
+        if self._certificate is not None:
+            self.scope["extensions"] = {TLS_EXTENSION: {"client_certificate": self._certificate}}
 
     def on_url(self, url: bytes) -> None:
         self._field_bytes += len(url)

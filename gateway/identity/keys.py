@@ -1,4 +1,4 @@
-"""API keys `sk_<env>_<keyid>_<secret><crc>`.
+"""API keys `sk_<env>_<keyid>_<secret><crc>`, and administrators' keys, which differ in the prefix `ska_`.
 
 `keyid` (12 characters) finds the row, `secret` (32 characters, 190 bits) proves possession, `crc` (6 characters,
 base-62 CRC-32 of everything before it) lets scanners and clients tell a typing error from a wrong key. Only
@@ -10,6 +10,9 @@ import secrets
 import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Literal, Protocol
+
+Prefix = Literal["sk", "ska"]
 
 _ALPHABET = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
 _ALPHABET_SET = frozenset(_ALPHABET)
@@ -17,6 +20,7 @@ KEY_ID_CHARS = 12
 SECRET_CHARS = 32
 CRC_CHARS = 6
 KEY_CHARS_MAX = 96
+_BLANK_MAC = bytes(32)
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,31 +58,45 @@ def mac_of(text: str, pepper: Pepper) -> bytes:
     return hmac.digest(pepper.secret, text.encode("ascii"), "sha256")
 
 
-def new_key(environment: str, pepper: Pepper) -> NewKey:
+def new_key(environment: str, pepper: Pepper, prefix: Prefix = "sk") -> NewKey:
     """A fresh key for `environment` (lower-case letters, e.g. `live`, `test`, `demo`)."""
     if not (environment.isascii() and environment.isalpha() and environment.islower()):
         raise ValueError("the environment of a key is lower-case letters")
     key_id = _random(KEY_ID_CHARS)
-    body = f"sk_{environment}_{key_id}_{_random(SECRET_CHARS)}"
+    body = f"{prefix}_{environment}_{key_id}_{_random(SECRET_CHARS)}"
     text = body + _crc(body)
     return NewKey(text, key_id, mac_of(text, pepper), pepper.pepper_id)
 
 
-def key_id_of(text: str) -> str | None:
-    """The key id in a well-formed key with a right checksum, else None."""
+def key_id_of(text: str, prefix: Prefix = "sk") -> str | None:
+    """The key id in a well-formed key with this prefix and a right checksum, else None."""
     if not text.isascii() or len(text) > KEY_CHARS_MAX:
         return None
-    prefix, _, rest = text.partition("_")
+    head, _, rest = text.partition("_")
     environment, _, rest = rest.partition("_")
     key_id, _, tail = rest.partition("_")
-    if prefix != "sk" or not environment.isalpha() or len(key_id) != KEY_ID_CHARS:
+    if head != prefix or not environment.isalpha() or len(key_id) != KEY_ID_CHARS:
         return None
     if len(tail) != SECRET_CHARS + CRC_CHARS or not _ALPHABET_SET.issuperset(tail):
         return None
     return key_id if _crc(text[:-CRC_CHARS]) == text[-CRC_CHARS:] else None
 
 
-def matches(text: str, mac: bytes, pepper_id: str, peppers: Mapping[str, Pepper]) -> bool:
-    """Whether `text` is the key that `mac` was made of, in time that does not depend on where they differ."""
+class Stored(Protocol):
+    """What is stored of a key: its HMAC, and the id of the pepper it was made with."""
+
+    @property
+    def mac(self) -> bytes:
+        """HMAC-SHA-256 of the key's text."""
+
+    @property
+    def pepper_id(self) -> str:
+        """Which pepper."""
+
+
+def matches(text: str, stored: Stored | None, peppers: Mapping[str, Pepper]) -> bool:
+    """Whether `text` is the key that `stored` was made of, in time that depends neither on where they differ nor on
+    whether there is such a key."""
+    mac, pepper_id = (_BLANK_MAC, next(iter(peppers))) if stored is None else (stored.mac, stored.pepper_id)
     pepper = peppers.get(pepper_id)
-    return pepper is not None and hmac.compare_digest(mac_of(text, pepper), mac)
+    return pepper is not None and hmac.compare_digest(mac_of(text, pepper), mac) and stored is not None

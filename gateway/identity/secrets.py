@@ -30,11 +30,23 @@ def write_private(path: Path, content: str) -> None:
     draft.replace(path)
 
 
+def create_private(path: Path, content: str) -> None:
+    """`write_private`, unless the file is there: of several processes that begin at once, all use the first one's."""
+    draft = path.with_name(f"{path.name}.{secrets.token_hex(4)}")
+    write_private(draft, content)
+    try:
+        path.hardlink_to(draft)
+    except FileExistsError:
+        pass
+    finally:
+        draft.unlink()
+
+
 def load_peppers(data_dir: Path) -> Peppers:
     """Peppers of `<data_dir>/secrets/pepper.json`; a missing file is created with one random pepper."""
     path = data_dir / "secrets" / "pepper.json"
     if not path.exists():
-        write_private(path, json.dumps({"current": "p1", "peppers": {"p1": secrets.token_hex(32)}}))
+        create_private(path, json.dumps({"current": "p1", "peppers": {"p1": secrets.token_hex(32)}}))
     stored = json.loads(path.read_text(encoding="utf-8"))
     by_id = {name: Pepper(name, bytes.fromhex(value)) for name, value in stored["peppers"].items()}
     return Peppers(by_id[stored["current"]], by_id)
