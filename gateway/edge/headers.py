@@ -2,6 +2,9 @@
 
 from gateway.edge.exchange import Exchange
 from gateway.edge.inbound import Inbound
+from gateway.licensing.decide import permitted_until
+from gateway.licensing.times import from_us
+from gateway.limits.headroom import ratelimit_headers
 
 CLIENT_REQUEST_ID_CHARS_MAX = 128
 
@@ -12,19 +15,16 @@ def response_headers(exchange: Exchange, inbound: Inbound) -> list[tuple[bytes, 
     theirs = inbound.header(b"x-request-id")
     if theirs is not None and len(theirs) <= CLIENT_REQUEST_ID_CHARS_MAX and theirs.isascii() and theirs.isprintable():
         headers.append((b"x-client-request-id", theirs.encode("ascii")))
-    if exchange.grant is not None:
-        headers.append((b"x-sekisho-licence", exchange.grant.licence.encode()))
-    if exchange.upstream is not None and exchange.first_byte_at is not None:
+    if exchange.licence:
+        headers.append((b"x-sekisho-licence", exchange.licence.encode()))
+    if exchange.decision is not None and exchange.decision.in_grace:
+        ends = from_us(permitted_until(exchange.decision))
+        headers.append((b"x-sekisho-licence-grace", ends.encode()))
+    if exchange.upstream is not None:
         headers.append((b"x-sekisho-region", exchange.upstream.region.encode()))
-    if exchange.hold is not None and exchange.tenant is not None:
-        limits = exchange.tenant.limits
-        headers += [
-            (b"x-ratelimit-limit-requests", b"%d" % limits.rpm),
-            (b"x-ratelimit-remaining-requests", b"%d" % exchange.hold.remaining_requests),
-            (b"x-ratelimit-reset-requests", b"%ds" % exchange.hold.reset_s),
-            (b"x-ratelimit-limit-tokens", b"%d" % limits.tokens_month),
-            (b"x-ratelimit-remaining-tokens", b"%d" % exchange.hold.remaining_tokens),
-        ]
+    if exchange.hold is not None:
+        left = ratelimit_headers(exchange.hold.requests_left, exchange.hold.tokens_left)
+        headers += [(name.encode(), value.encode()) for name, value in left.items()]
     if exchange.fault is None and exchange.call is not None:
         if exchange.call.stream:
             headers += [(b"content-type", b"text/event-stream; charset=utf-8"), (b"cache-control", b"no-cache"),

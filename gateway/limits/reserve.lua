@@ -1,30 +1,79 @@
--- Sets a hold aside for one request, or says which limit refuses it. Idempotent: a hold that exists is confirmed.
--- KEYS: 1 use of the period (hash)  2 holds of the tenant (hash)  3 requests of the minute (hash)
--- ARGV: 1 request id  2 tokens  3 micro-yen  4 tokens_month  5 micro_yen_month  6 rpm  7 concurrency  8 period
---       9 instance
--- Returns {verdict, remaining tokens, remaining micro-yen, remaining requests of the minute, seconds to its end,
---          holds of the tenant}.
-local now = tonumber(redis.call('TIME')[1])
-local use = redis.call('HMGET', KEYS[1], 'used_tokens', 'held_tokens', 'used_micro_yen', 'held_micro_yen')
-if not use[1] then return {'cold', 0, 0, 0, 0, 0} end
-local minute = math.floor(now / 60)
-local rate = redis.call('HMGET', KEYS[3], 'minute', 'n')
-local requests = 0
-if tonumber(rate[1]) == minute then requests = tonumber(rate[2]) end
-local tokens = tonumber(ARGV[4]) - tonumber(use[1]) - tonumber(use[2])
-local micro_yen = tonumber(ARGV[5]) - tonumber(use[3]) - tonumber(use[4])
-local in_flight = redis.call('HLEN', KEYS[2])
-local left = {tokens, micro_yen, tonumber(ARGV[6]) - requests, (minute + 1) * 60 - now, in_flight}
-local function answer(verdict) return {verdict, left[1], left[2], left[3], left[4], left[5]} end
-if redis.call('HEXISTS', KEYS[2], ARGV[1]) == 1 then return answer('held') end
-if tonumber(ARGV[2]) > tokens then return answer('tokens_month') end
-if tonumber(ARGV[3]) > micro_yen then return answer('micro_yen_month') end
-if in_flight >= tonumber(ARGV[7]) then return answer('concurrency') end
-if left[3] <= 0 then return answer('rpm') end
-redis.call('HSET', KEYS[2], ARGV[1], ARGV[2] .. ':' .. ARGV[3] .. ':' .. ARGV[8] .. ':' .. ARGV[9] .. ':' .. now)
-redis.call('HINCRBY', KEYS[1], 'held_tokens', ARGV[2])
-redis.call('HINCRBY', KEYS[1], 'held_micro_yen', ARGV[3])
-redis.call('HSET', KEYS[3], 'minute', minute, 'n', requests + 1)
-redis.call('EXPIRE', KEYS[3], 120)
-left = {tokens - tonumber(ARGV[2]), micro_yen - tonumber(ARGV[3]), left[3] - 1, left[4], in_flight + 1}
-return answer('held')
+-- Sets a hold aside for one request at all its levels, or says which limit of which level refuses it; then nothing is
+-- held anywhere. Idempotent: a hold that exists is confirmed.
+-- KEYS: 1 sums of the tenant's month (hash)  2 holds of the tenant (hash)  3 holds by level (sorted set)
+--       4 requests of the minute (hash)
+-- ARGV: 1 request id  2 tokens  3 micro-yen  4 period  5 instance
+--       6 levels within the tenant from wide to narrow, separated by spaces
+--       then per limited level: its number (0 the tenant, n the n-th of ARGV 6), tokens_month, micro_yen_month, rpm,
+--       concurrency; -1 is not limited
+-- Returns 'cold' when the month is not known, else {verdict, number of the refusing level among the limited (0 none),
+--       seconds since the epoch, then per limited level: tokens and micro-yen used or held, requests of the minute}.
+local call, format = redis.call, string.format
+local now = tonumber(call('TIME')[1])
+local minute = format('%d', math.floor(now / 60))
+-- The first level is the tenant, whose fields have no prefix.
+local prefixes, rate_fields = {''}, {'minute', 'n'}
+local sum_fields = {'used_tokens', 'held_tokens', 'used_micro_yen', 'held_micro_yen'}
+for name in string.gmatch(ARGV[6], '%S+') do
+  local prefix, at = name .. ' ', 4 * #prefixes
+  prefixes[#prefixes + 1] = prefix
+  sum_fields[at + 1], sum_fields[at + 2] = prefix .. 'used_tokens', prefix .. 'held_tokens'
+  sum_fields[at + 3], sum_fields[at + 4] = prefix .. 'used_micro_yen', prefix .. 'held_micro_yen'
+  rate_fields[#rate_fields + 1] = prefix .. 'n'
+end
+local sums = call('HMGET', KEYS[1], unpack(sum_fields))
+if not sums[1] then return 'cold' end
+local rates = call('HMGET', KEYS[4], unpack(rate_fields))
+local counted = rates[1] == minute
+
+local function tokens(n) return (sums[4 * n - 3] or 0) + (sums[4 * n - 2] or 0) end
+local function micro_yen(n) return (sums[4 * n - 1] or 0) + (sums[4 * n] or 0) end
+local function requests(n) return counted and tonumber(rates[n + 1]) or 0 end
+local function in_flight(n)
+  if n == 1 then return call('HLEN', KEYS[2]) end
+  -- Names hold no space, and '!' is the character after it.
+  return call('ZLEXCOUNT', KEYS[3], '[' .. prefixes[n], '(' .. string.sub(prefixes[n], 1, -2) .. '!')
+end
+
+local function answer(verdict, number, more_tokens, more_micro_yen, more_requests)
+  local reply, size = {verdict, number, now}, 3
+  for at = 7, #ARGV, 5 do
+    local n = ARGV[at] + 1
+    reply[size + 1], reply[size + 2] = tokens(n) + more_tokens, micro_yen(n) + more_micro_yen
+    reply[size + 3] = requests(n) + more_requests
+    size = size + 3
+  end
+  return reply
+end
+
+if call('HEXISTS', KEYS[2], ARGV[1]) == 1 then return answer('held', 0, 0, 0, 0) end
+
+-- What no waiting cures comes first; of several levels the narrowest is named.
+for _, check in ipairs({
+  {'tokens_month', 1, ARGV[2], tokens}, {'micro_yen_month', 2, ARGV[3], micro_yen},
+  {'concurrency', 4, 1, in_flight}, {'rpm', 3, 1, requests},
+}) do
+  local verdict, offset, asked, taken = unpack(check)
+  for at = #ARGV - 4, 7, -5 do
+    local limit = ARGV[at + offset]
+    if limit ~= '-1' and taken(ARGV[at] + 1) + asked > tonumber(limit) then
+      return answer(verdict, (at - 2) / 5, 0, 0, 0)
+    end
+  end
+end
+
+call('HSET', KEYS[2], ARGV[1], table.concat({ARGV[2], ARGV[3], ARGV[4], ARGV[5], now, ARGV[6]}, ':'))
+local held, rated, members = {}, {'minute', minute}, {}
+for n, prefix in ipairs(prefixes) do
+  local at = 4 * n
+  held[at - 3], held[at - 2] = sum_fields[at - 2], format('%d', (sums[at - 2] or 0) + ARGV[2])
+  held[at - 1], held[at] = sum_fields[at], format('%d', (sums[at] or 0) + ARGV[3])
+  rated[2 * n + 1], rated[2 * n + 2] = rate_fields[n + 1], requests(n) + 1
+  if n > 1 then members[2 * n - 3], members[2 * n - 2] = 0, prefix .. ARGV[1] end
+end
+call('HSET', KEYS[1], unpack(held))
+if #members > 0 then call('ZADD', KEYS[3], unpack(members)) end
+if not counted then call('DEL', KEYS[4]) end
+call('HSET', KEYS[4], unpack(rated))
+if not counted then call('EXPIRE', KEYS[4], 120) end
+return answer('held', 0, ARGV[2], ARGV[3], 1)

@@ -1,0 +1,1 @@
+"""Tests of the limits at the levels tenant, licence grant, project and credential."""
