@@ -1,0 +1,64 @@
+"""Permissions as types: a handler that takes a `CredentialWriter` is reached only by roles that may write credentials.
+
+Each is a unit of work in a transaction (see `gateway.control.work`). Where the path names a tenant, the handler is
+reached only when that tenant exists within the caller's reach; otherwise the answer is the same 404 for both.
+"""
+
+from collections.abc import AsyncIterator
+from typing import Annotated
+
+from fastapi import Depends, Request
+
+from gateway.control.plane import Caller, Plane
+from gateway.control.roles import Permission, allows
+from gateway.control.tables import TENANT
+from gateway.control.work import Work
+from gateway.faults import Fault
+
+
+class Granted:
+    """The dependency that lets through who has `permission`, with a transaction of theirs."""
+
+    def __init__(self, permission: Permission) -> None:
+        self.permission = permission
+
+    async def __call__(self, request: Request) -> AsyncIterator[Work]:
+        """The work of the request; it is committed before the answer is sent."""
+        caller: Caller = request.state.caller
+        plane: Plane = request.app.state.plane
+        if not allows(caller.actor.role, self.permission):
+            raise Fault("permission_denied", role=caller.actor.role, permission=self.permission)
+        async with plane.work(caller, writes=self.permission.writes) as work:
+            tenant_id = request.path_params.get("tenant_id")
+            if tenant_id is not None:
+                await work.get(TENANT, tenant_id)
+            yield work
+
+
+_P = Permission
+Describer = Annotated[Work, Depends(Granted(_P.DESCRIBE), scope="function")]
+RegisterReader = Annotated[Work, Depends(Granted(_P.REGISTER_READ), scope="function")]
+TenantReader = Annotated[Work, Depends(Granted(_P.TENANT_READ), scope="function")]
+TenantCreator = Annotated[Work, Depends(Granted(_P.TENANT_CREATE), scope="function")]
+TenantUpdater = Annotated[Work, Depends(Granted(_P.TENANT_UPDATE), scope="function")]
+SiteWriter = Annotated[Work, Depends(Granted(_P.SITE_WRITE), scope="function")]
+ProjectReader = Annotated[Work, Depends(Granted(_P.PROJECT_READ), scope="function")]
+ProjectWriter = Annotated[Work, Depends(Granted(_P.PROJECT_WRITE), scope="function")]
+CredentialReader = Annotated[Work, Depends(Granted(_P.CREDENTIAL_READ), scope="function")]
+CredentialWriter = Annotated[Work, Depends(Granted(_P.CREDENTIAL_WRITE), scope="function")]
+LicenceReader = Annotated[Work, Depends(Granted(_P.LICENCE_READ), scope="function")]
+LicenceSubmitter = Annotated[Work, Depends(Granted(_P.LICENCE_SUBMIT), scope="function")]
+LicenceRevoker = Annotated[Work, Depends(Granted(_P.LICENCE_REVOKE), scope="function")]
+LicenceSimulator = Annotated[Work, Depends(Granted(_P.LICENCE_SIMULATE), scope="function")]
+TrustReader = Annotated[Work, Depends(Granted(_P.TRUST_READ), scope="function")]
+TrustWriter = Annotated[Work, Depends(Granted(_P.TRUST_WRITE), scope="function")]
+UpstreamReader = Annotated[Work, Depends(Granted(_P.UPSTREAM_READ), scope="function")]
+UpstreamWriter = Annotated[Work, Depends(Granted(_P.UPSTREAM_WRITE), scope="function")]
+RateCardReader = Annotated[Work, Depends(Granted(_P.RATE_CARD_READ), scope="function")]
+RateCardWriter = Annotated[Work, Depends(Granted(_P.RATE_CARD_WRITE), scope="function")]
+AdminKeyReader = Annotated[Work, Depends(Granted(_P.ADMIN_KEY_READ), scope="function")]
+AdminKeyWriter = Annotated[Work, Depends(Granted(_P.ADMIN_KEY_WRITE), scope="function")]
+UsageReader = Annotated[Work, Depends(Granted(_P.USAGE_READ), scope="function")]
+AuditReader = Annotated[Work, Depends(Granted(_P.AUDIT_READ), scope="function")]
+Planner = Annotated[Work, Depends(Granted(_P.PLAN), scope="function")]
+Applier = Annotated[Work, Depends(Granted(_P.APPLY), scope="function")]

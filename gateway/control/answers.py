@@ -1,0 +1,269 @@
+"""What the admin plane answers. Only the fields that are named here leave it."""
+
+from typing import Any, Generic, TypeVar
+
+from pydantic import BaseModel, ConfigDict
+
+_T = TypeVar("_T")
+
+
+class Answer(BaseModel):
+    """A body. Times are RFC 3339 in UTC, money is micro-yen, prices are yen per 1M tokens."""
+
+    model_config = ConfigDict(frozen=True)
+
+
+class ProblemAnswer(Answer):
+    """One of several problems; `path` is the field, dotted."""
+
+    path: str
+    code: str
+    message: str
+    cure: str
+
+
+class Error(Answer):
+    """Why a request was refused. `code` is stable (docs/errors.md, docs/licences.md), texts are not."""
+
+    message: str
+    type: str
+    param: str | None
+    code: str
+    cure: str
+    request_id: str
+    problems: list[ProblemAnswer] | None = None
+
+
+class ErrorAnswer(Answer):
+    """The body of every refusal."""
+
+    error: Error
+
+
+class Listed(Answer, Generic[_T]):
+    """A page in the order of ids; `next` is what `after` takes for the following one, null at the end."""
+
+    data: list[_T]
+    next: str | None
+
+
+class LimitFields(Answer):
+    """Limits; null: not limited here."""
+
+    tokens_month: int | None
+    micro_yen_month: int | None
+    rpm: int | None
+    concurrency: int | None
+
+
+class Tenant(LimitFields):
+    """A tenant."""
+
+    tenant_id: str
+    legal_name: str
+    hojin_bangou: str
+    zone: str
+    sites: list[str]
+    created_at: str
+
+
+class Project(LimitFields):
+    """A project."""
+
+    tenant_id: str
+    project_id: str
+    name: str
+    created_at: str
+
+
+class Credential(LimitFields):
+    """What every credential has. `last_used_at` is right to some seconds."""
+
+    tenant_id: str
+    project_id: str | None
+    label: str
+    scopes: list[str] | None
+    models: list[str] | None
+    purposes: list[str] | None
+    cidrs: list[str] | None
+    purpose: str
+    data_class: str
+    created_at: str
+    expires_at: str | None
+    revoked_at: str | None
+    last_used_at: str | None = None
+
+
+class Key(Credential):
+    """An API key without its text. `replaces` is the key that it was rotated from."""
+
+    key_id: str
+    pepper_id: str
+    replaces: str | None
+
+
+class IssuedKey(Key):
+    """A new API key; `key` is its text, shown here only."""
+
+    key: str
+
+
+class Client(Credential):
+    """An OAuth client."""
+
+    client_id: str
+    jwks: dict[str, Any]
+    binding: str
+
+
+class Issuer(Credential):
+    """A tenant's own OpenID issuer."""
+
+    issuer_id: str
+    issuer: str
+    audience: str
+    binding: str
+
+
+class Licence(Answer):
+    """A version of a licence. `digest` is the SHA-256 of its envelope; a row without one grants nothing."""
+
+    licence_id: str
+    version: int
+    tenant_id: str
+    parent_licence_id: str | None
+    digest: str | None
+    created_at: str
+    revoked_at: str | None
+    revoke_reason: str
+
+
+class WholeLicence(Licence):
+    """A version of a licence with the signed document and its envelope."""
+
+    document: dict[str, Any]
+    envelope: str | None
+
+
+class TrustKey(Answer):
+    """A public key whose signatures on licences count."""
+
+    key_id: str
+    role: str
+    party: str
+    public_key: str
+    not_before: str
+    not_after: str | None
+    revoked_at: str | None
+    created_at: str
+
+
+class Upstream(Answer):
+    """An engine endpoint."""
+
+    upstream_id: str
+    model: str
+    model_version: str
+    base_url: str
+    served_model: str
+    witness_url: str | None
+    operator: str
+    country: str
+    region: str
+    site: str
+    tier: str
+    accelerator: str
+    supply_chain: dict[str, Any]
+    profile: dict[str, Any]
+    created_at: str
+    retired_at: str | None
+
+
+class RateCard(Answer):
+    """Prices of a model."""
+
+    rate_card_id: str
+    model: str
+    effective_from: str
+    effective_to: str | None
+    input_price: int
+    cached_input_price: int
+    output_price: int
+
+
+class AdminKey(Answer):
+    """An admin key without its text."""
+
+    key_id: str
+    role: str
+    tenants: list[str]
+    label: str
+    created_at: str
+    expires_at: str | None
+    revoked_at: str | None
+
+
+class IssuedAdminKey(AdminKey):
+    """A new admin key; `key` is its text, shown here only."""
+
+    key: str
+
+
+class Caller(Answer):
+    """The admin key that asks: what it may do, and for which tenants (null: every one)."""
+
+    key_id: str
+    role: str
+    tenants: list[str] | None
+    permissions: list[str]
+
+
+class ChangeAnswer(Answer):
+    """One entry of a desired state, or of the book, and what becomes of it (docs/tenants-as-code.md)."""
+
+    effect: str
+    kind: str
+    name: str
+    before: dict[str, Any]
+    after: dict[str, Any]
+    note: str
+
+
+class PlanAnswer(Answer):
+    """What an application changes. `plan_digest` covers what is written, `epoch` is the book's."""
+
+    epoch: int
+    plan_digest: str
+    summary: dict[str, int]
+    changes: list[ChangeAnswer]
+
+
+class NewKeyText(Answer):
+    """A key that an application made, with its text."""
+
+    tenant_id: str
+    label: str
+    key_id: str
+    key: str
+
+
+class ApplyAnswer(PlanAnswer):
+    """What an application has changed, and the new keys; their texts are shown here only."""
+
+    issued: list[NewKeyText]
+
+
+class AuditEntry(Answer):
+    """One act of an administrator. `before` and `after` hold the changed fields only; `at` is in microseconds since the
+    epoch."""
+
+    id: int
+    v: int
+    verb: str
+    actor: dict[str, str]
+    object: str
+    tenant: str
+    before: dict[str, Any]
+    after: dict[str, Any]
+    at: int
+    request: str

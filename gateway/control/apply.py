@@ -1,0 +1,132 @@
+"""Brings the book to a desired state, in the transaction of one piece of work. All that is wrong is collected, and if
+anything is, the caller undoes the whole. A plan is the same, undone in any case: so what it shows is what will happen.
+
+Nothing is ended because a file does not mention it, and nothing that was revoked comes back.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from gateway.control.apply_credentials import CredentialEntries, credential_name, superseded
+from gateway.control.apply_licences import LicenceEntries
+from gateway.control.audit import Source
+from gateway.control.book_store import Book
+from gateway.control.desired import Desired, DesiredTenant
+from gateway.control.plan import Change
+from gateway.control.reconcile import RETIREMENT, Reconciliation
+from gateway.control.refusals import Problem, not_found
+from gateway.control.roles import Permission, allows
+from gateway.control.store import Row
+from gateway.control.tables import CLIENT, ISSUER, KEY, LICENCE, PROJECT, RATE_CARD, TENANT, TRUST_KEY, UPSTREAM, Table
+from gateway.control.trust import trust_values
+from gateway.control.work import Work
+from gateway.faults import Fault
+
+_OWN = {"projects", "keys", "clients", "issuers", "licences"}
+
+
+@dataclass(frozen=True, slots=True)
+class Applied:
+    """What was done, what is wrong, and the new keys with their texts. With problems, part of it may have been written:
+    undo the transaction."""
+
+    changes: Sequence[Change]
+    problems: Sequence[Problem]
+    issued: Sequence[Row]
+
+
+async def apply(work: Work, book: Book, desired: Desired) -> Applied:
+    """Bring the book to `desired`."""
+    work.source = Source.APPLY
+    reconciliation = Reconciliation(work)
+    credentials = CredentialEntries(reconciliation, book)
+    await _trust_keys(reconciliation, book, desired)
+    there = []
+    for number, tenant in enumerate(desired.tenants or ()):
+        path = f"tenants[{number}]"
+        if await reconciliation.attempt(path, _tenant(reconciliation, book, tenant)):
+            there.append((path, tenant))
+            await _projects(reconciliation, book, path, tenant)
+            await credentials.run(path, tenant)
+    await LicenceEntries(reconciliation, book).run(there)
+    await _upstreams(reconciliation, book, desired)
+    await _rate_cards(reconciliation, book, desired)
+    left = [Change("not_in_files", kind, name) for kind, name in _left(reconciliation, book, desired)]
+    return Applied([*reconciliation.changes, *left], reconciliation.problems, credentials.issued)
+
+
+async def _tenant(reconciliation: Reconciliation, book: Book, tenant: DesiredTenant) -> None:
+    row = book.find(TENANT, tenant.tenant_id)
+    actor = reconciliation.work.actor
+    if row is None and not (actor.reach.covers(tenant.tenant_id) and allows(actor.role, Permission.TENANT_CREATE)):
+        raise not_found(TENANT.kind, tenant.tenant_id, "tenant_id")
+    if row is not None and row["sites"] != tenant.sites and not allows(actor.role, Permission.SITE_WRITE):
+        raise Fault("permission_denied", param="sites", role=actor.role, permission=Permission.SITE_WRITE)
+    await reconciliation.entry(TENANT, row, tenant.model_dump(exclude=_OWN), tenant.tenant_id)
+
+
+async def _projects(reconciliation: Reconciliation, book: Book, path: str, tenant: DesiredTenant) -> None:
+    for number, project in enumerate(tenant.projects):
+        values = {"tenant_id": tenant.tenant_id, **project.model_dump()}
+        row = book.find(PROJECT, tenant.tenant_id, project.project_id)
+        step = reconciliation.entry(PROJECT, row, values, PROJECT.object_id(values))
+        await reconciliation.attempt(f"{path}.projects[{number}]", step)
+
+
+async def _trust_keys(reconciliation: Reconciliation, book: Book, desired: Desired) -> None:
+    if desired.trust_keys is None or not reconciliation.permit("trust_keys", Permission.TRUST_WRITE):
+        return
+    for number, key in enumerate(desired.trust_keys):
+        values = trust_values(key)
+        row = book.find(TRUST_KEY, values["key_id"])
+        step = reconciliation.entry(TRUST_KEY, row, values, values["key_id"], ended=key.state == "revoked")
+        await reconciliation.attempt(f"trust_keys[{number}]", step)
+
+
+async def _upstreams(reconciliation: Reconciliation, book: Book, desired: Desired) -> None:
+    if desired.upstreams is None or not reconciliation.permit("upstreams", Permission.UPSTREAM_WRITE):
+        return
+    for number, upstream in enumerate(desired.upstreams):
+        row = book.find(UPSTREAM, upstream.upstream_id)
+        step = reconciliation.entry(
+            UPSTREAM, row, upstream.model_dump(exclude={"state"}), upstream.upstream_id, end=RETIREMENT,
+            ended=upstream.state == "retired",
+        )  # fmt: skip
+        await reconciliation.attempt(f"upstreams[{number}]", step)
+
+
+async def _rate_cards(reconciliation: Reconciliation, book: Book, desired: Desired) -> None:
+    if desired.rate_cards is None or not reconciliation.permit("rate_cards", Permission.RATE_CARD_WRITE):
+        return
+    for number, card in enumerate(desired.rate_cards):
+        row = book.find(RATE_CARD, card.rate_card_id)
+        step = reconciliation.entry(RATE_CARD, row, card.model_dump(), card.rate_card_id)
+        await reconciliation.attempt(f"rate_cards[{number}]", step)
+
+
+def _left(reconciliation: Reconciliation, book: Book, desired: Desired) -> Iterator[tuple[str, str]]:
+    """Kind and name of what is in force in the book and in no file. Of a part that the desired state does not speak of,
+    nothing is told."""
+    tables: list[tuple[Table, Any]] = [
+        (TENANT, desired.tenants), (TRUST_KEY, desired.trust_keys), (UPSTREAM, desired.upstreams),
+        (RATE_CARD, desired.rate_cards),
+    ]  # fmt: skip
+    for table, entries in tables:
+        if entries is not None:
+            yield from ((table.kind, table.object_id(row)) for row in _unnamed(reconciliation, table, book.all(table)))
+    own = {tenant.tenant_id for tenant in desired.tenants or ()}
+    for table in (PROJECT, KEY, CLIENT, ISSUER):
+        rows = [row for row in book.all(table) if row["tenant_id"] in own]
+        for row in _unnamed(reconciliation, table, rows):
+            if not superseded(reconciliation.work, book, row):
+                yield table.kind, PROJECT.object_id(row) if table is PROJECT else credential_name(table, row)
+    licences = [row for row in book.licences.values() if row["tenant_id"] in own and row["envelope"] is not None]
+    yield from ((LICENCE.kind, row["licence_id"]) for row in _unnamed(reconciliation, LICENCE, licences))
+
+
+def _unnamed(reconciliation: Reconciliation, table: Table, rows: Any) -> Iterator[Row]:
+    for row in rows:
+        ended = row.get("revoked_at") or row.get("retired_at")
+        if not ended and not reconciliation.names(table, row):
+            yield row

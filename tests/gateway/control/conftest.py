@@ -1,0 +1,47 @@
+"""One admin plane per session on the session's PostgreSQL."""
+
+from collections.abc import AsyncIterator
+
+import asyncpg
+import pytest
+import pytest_asyncio
+
+from gateway.control.app import admin_app
+from gateway.control.bootstrap import ensure_admin_key
+from gateway.control.plane import Plane, pool_of
+from gateway.identity.secrets import load_peppers
+from gateway.identity.shared import FailedAttempts
+from gateway.limits.scripts import Scripts
+from tests.conftest import Stores
+from tests.gateway.control.admin import Administration, Administrator
+from tests.gateway.control.parties import Parties
+
+
+@pytest_asyncio.fixture(scope="session")
+async def admin(stores: Stores, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Administration]:
+    """The plane, with the key that the data folder holds."""
+    data_dir = tmp_path_factory.mktemp("admin")
+    connection = await asyncpg.connect(stores.dsn, server_settings={"role": "sekisho_app"})
+    async with connection.transaction():
+        key = await ensure_admin_key(connection, data_dir)
+    await connection.close()
+    async with pool_of(stores.dsn) as pool:
+        scripts = Scripts(stores.valkey_url)
+        app = admin_app(Plane(pool, load_peppers(data_dir)), FailedAttempts(scripts, 60))
+        yield Administration(app, Administrator(app, key), data_dir, stores.dsn)
+        await scripts.close()
+
+
+@pytest_asyncio.fixture
+async def tenant(admin: Administration) -> str:
+    """A tenant that no other test knows."""
+    from tests.gateway.control.admin import tenant_body
+
+    made: str = (await admin.root.good("POST", "/tenants", tenant_body()))["tenant_id"]
+    return made
+
+
+@pytest_asyncio.fixture
+async def parties(admin: Administration) -> Parties:
+    """An issuer that the plane trusts."""
+    return await Parties.trusted(admin.root)

@@ -1,0 +1,133 @@
+"""Two tenants with one of everything, and for each route of the admin plane a request that means a tenant's own."""
+
+import base64
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+from uuid import uuid4
+
+from gateway.licensing.keys import SigningKey
+from tests.gateway.control.admin import Administration, licence_document, tenant_body
+from tests.gateway.control.parties import Parties, trust_body
+
+JWK = {"kty": "OKP", "crv": "Ed25519", "alg": "Ed25519", "kid": "k1"}
+
+
+def a_jwks() -> dict[str, Any]:
+    """A client's public keys."""
+    x = base64.urlsafe_b64encode(SigningKey.generate().public_bytes).decode().rstrip("=")
+    return {"keys": [{**JWK, "x": x}]}
+
+
+def an_upstream(upstream_id: str | None = None, **changes: Any) -> dict[str, Any]:
+    """An engine endpoint."""
+    return {
+        "upstream_id": upstream_id or f"u-{uuid4().hex[:12]}", "model": "m1", "base_url": "http://127.0.0.1:9/v1",
+        "served_model": "m1", "region": "jp-east", "site": "dc-1", "tier": "heavy",
+        "profile": {"context_tokens": 2048, "max_output_tokens": 256}, **changes,
+    }  # fmt: skip
+
+
+def a_rate_card(rate_card_id: str | None = None, **changes: Any) -> dict[str, Any]:
+    """Prices of a model that no other test has."""
+    return {
+        "rate_card_id": rate_card_id or f"card-{uuid4().hex[:12]}", "model": f"m-{uuid4().hex[:8]}",
+        "effective_from": "2026-01-01T00:00:00+09:00", "input_price": 1, "cached_input_price": 1, "output_price": 2,
+        **changes,
+    }  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class Estate:
+    """A tenant and the ids of what it has, besides things that have no tenant."""
+
+    parties: Parties
+    tenant: str
+    project: str
+    key: str
+    client: str
+    issuer: str
+    licence: str
+    envelope: str
+    upstream: str
+    rate_card: str
+    trust_key: str
+    admin_key: str
+
+    @classmethod
+    async def made(cls, admin: Administration, parties: Parties) -> "Estate":
+        """A new one."""
+        root = admin.root
+        tenant = (await root.good("POST", "/tenants", tenant_body()))["tenant_id"]
+        own = f"/tenants/{tenant}"
+        await root.good("POST", f"{own}/projects", {"project_id": "p1"})
+        document = licence_document(tenant, parties.issuer)
+        envelope = await parties.sealed(document)
+        issuer = {"issuer": f"https://{uuid4().hex}.example", "audience": "sekisho"}
+        trust = trust_body(SigningKey.generate(), "licensee", tenant)
+        return cls(
+            parties, tenant, "p1", (await root.good("POST", f"{own}/keys", {"label": "app"}))["key_id"],
+            (await root.good("POST", f"{own}/clients", {"label": "app", "jwks": a_jwks()}))["client_id"],
+            (await root.good("POST", f"{own}/issuers", issuer))["issuer_id"],
+            (await root.good("POST", "/licences", {"envelope": envelope}))["licence_id"], envelope,
+            (await root.good("POST", "/upstreams", an_upstream()))["upstream_id"],
+            (await root.good("POST", "/rate-cards", a_rate_card()))["rate_card_id"],
+            (await root.good("POST", "/trust-keys", trust))["key_id"],
+            (await root.good("POST", "/admin-keys", {"role": "auditor"}))["key_id"],
+        )  # fmt: skip
+
+    def path(self, route: str) -> str:
+        """The path of a route for what is this tenant's."""
+        values = {
+            "tenant_id": self.tenant, "project_id": self.project, "client_id": self.client,
+            "issuer_id": self.issuer, "licence_id": self.licence, "upstream_id": self.upstream,
+            "rate_card_id": self.rate_card,
+            "key_id": self.trust_key if "trust" in route else self.admin_key if "admin" in route else self.key,
+        }  # fmt: skip
+        return route.format(**values)
+
+    def body(self, method: str, route: str) -> Any:
+        """A body that fits, None where the route takes none. `KeyError` for a route that nobody has thought of."""
+        return None if method == "GET" else BODIES[method, route](self)
+
+    def desired(self) -> dict[str, Any]:
+        """The tenant as it is: an application of it changes nothing but what the test of another route left behind."""
+        return {"desired": {"tenants": [{**tenant_body(self.tenant), "projects": [{"project_id": "p1"}]}]}}
+
+
+def _fresh(name: str) -> str:
+    return f"{name}-{uuid4().hex[:8]}"
+
+
+BODIES: dict[tuple[str, str], Callable[[Estate], Any]] = {
+    ("POST", "/tenants"): lambda _: tenant_body(),
+    ("PATCH", "/tenants/{tenant_id}"): lambda _: {"rpm": 61},
+    ("POST", "/tenants/{tenant_id}/sites"): lambda _: {"sites": [_fresh("site")]},
+    ("POST", "/tenants/{tenant_id}/projects"): lambda _: {"project_id": _fresh("p")},
+    ("PATCH", "/tenants/{tenant_id}/projects/{project_id}"): lambda _: {"name": "P"},
+    ("POST", "/tenants/{tenant_id}/keys"): lambda _: {"label": _fresh("k")},
+    ("PATCH", "/keys/{key_id}"): lambda _: {"label": _fresh("k")},
+    ("POST", "/keys/{key_id}/rotate"): lambda _: {},
+    ("POST", "/keys/{key_id}/revoke"): lambda _: None,
+    ("POST", "/tenants/{tenant_id}/clients"): lambda _: {"jwks": a_jwks()},
+    ("PATCH", "/clients/{client_id}"): lambda _: {"binding": "dpop"},
+    ("POST", "/clients/{client_id}/revoke"): lambda _: None,
+    ("POST", "/tenants/{tenant_id}/issuers"): lambda _: {"issuer": f"https://{_fresh('i')}.example", "audience": "a"},
+    ("PATCH", "/issuers/{issuer_id}"): lambda _: {"audience": "other"},
+    ("POST", "/issuers/{issuer_id}/revoke"): lambda _: None,
+    ("POST", "/licences"): lambda estate: {"envelope": estate.envelope},
+    ("POST", "/licences/{licence_id}/revoke"): lambda _: {"reason": "the contract ended"},
+    ("POST", "/licences/simulate"): lambda estate: {"envelope": estate.envelope},
+    ("POST", "/trust-keys"): lambda estate: trust_body(SigningKey.generate(), "licensee", estate.tenant),
+    ("POST", "/trust-keys/{key_id}/retire"): lambda _: {"not_after": "2021-01-01T00:00:00Z"},
+    ("POST", "/trust-keys/{key_id}/revoke"): lambda _: None,
+    ("POST", "/upstreams"): lambda _: an_upstream(),
+    ("PATCH", "/upstreams/{upstream_id}"): lambda _: {"operator": _fresh("o")},
+    ("POST", "/upstreams/{upstream_id}/retire"): lambda _: None,
+    ("POST", "/rate-cards"): lambda _: a_rate_card(),
+    ("PATCH", "/rate-cards/{rate_card_id}"): lambda _: {"effective_to": "2099-01-01T00:00:00Z"},
+    ("POST", "/admin-keys"): lambda _: {"role": "auditor"},
+    ("POST", "/admin-keys/{key_id}/revoke"): lambda _: None,
+    ("POST", "/plan"): Estate.desired,
+    ("POST", "/apply"): Estate.desired,
+}
