@@ -8,6 +8,7 @@ UPSTREAM ?=
 MODEL ?=
 PORT ?=
 OPS_PORT ?=
+ADMIN_PORT ?=
 DATA_DIR ?= .sekisho
 TORCH_INDEX_URL ?=
 PYTHON ?= $(shell for p in python3.11 python3.12 python3; do command -v $$p && break; done)
@@ -19,16 +20,16 @@ INSTALL = exec $(or $(PYTHON),python3.11) install.py --parent $$PPID --data-dir 
 SERVING = --serving --torch-index-url '$(TORCH_INDEX_URL)'
 
 .DEFAULT_GOAL := help
-.PHONY: help up install install-serving install-dev check test lock bench bench-overhead bench-kill load
+.PHONY: help up install install-serving install-dev check test lock bench bench-overhead bench-kill bench-licence load soak
 
 help: ## this list
 	@grep -hE '^[a-z][a-z-]*:.*## ' $(MAKEFILE_LIST) | sort | sed 's/:.*## /\t/' | expand -t 20
 
-up: ## start everything and print a curl line (ENGINE=vllm|scripted, UPSTREAM=url, MODEL, PORT, OPS_PORT, DATA_DIR)
+up: ## start everything and print a curl line (ENGINE=vllm|scripted, UPSTREAM=url, MODEL, PORT, OPS_PORT, ADMIN_PORT, DATA_DIR)
 	@$(INSTALL) $(if $(UPSTREAM),,$(if $(filter vllm,$(ENGINE)),$(SERVING)))
 	@exec .venv/bin/sekisho up --parent $$PPID --engine '$(ENGINE)' --data-dir '$(DATA_DIR)' \
 	  $(if $(UPSTREAM),--upstream '$(UPSTREAM)') $(if $(MODEL),--model '$(MODEL)') \
-	  $(if $(PORT),--port '$(PORT)') $(if $(OPS_PORT),--ops-port '$(OPS_PORT)')
+	  $(if $(PORT),--port '$(PORT)') $(if $(OPS_PORT),--ops-port '$(OPS_PORT)') $(if $(ADMIN_PORT),--admin-port '$(ADMIN_PORT)')
 
 install: ## the gateway's environment, .venv, from its hashed lock
 	@$(INSTALL)
@@ -50,13 +51,19 @@ lock: install-dev ## write the hashed locks of .venv anew from pyproject.toml (s
 	@.venv/bin/pip-compile $(LOCK) --all-build-deps -o requirements.lock pyproject.toml
 	@exec .venv/bin/pip-compile $(LOCK) --extra dev -c requirements.lock -o requirements-dev.lock pyproject.toml
 
-bench: bench-overhead bench-kill load ## every measurement, in bounded time; figures in reports/
+bench: bench-overhead bench-kill bench-licence load ## every measurement, in bounded time; figures in reports/
 
 bench-overhead: install-dev ## what the gateway adds: CPU, latency, 500 streams (BASE=revision to compare; needs wrk and nginx)
 	@exec .venv/bin/python -m loadtests.overhead $(if $(BASE),--base '$(BASE)')
 
 bench-kill: install-dev ## SIGKILL at every step, then the books are checked
 	@exec .venv/bin/python -m loadtests.kill
+
+bench-licence: install-dev ## licence decisions, agreement with an independent judge, revocation on three gateways
+	@exec .venv/bin/python -m loadtests.licence
+
+soak: install-dev ## what is too long for CI: 10^6 licence decisions compared with the independent judge
+	@exec .venv/bin/python -m loadtests.licence --oracle-cases 1000000
 
 load: install-dev ## Locust against the scripted engine, bounded
 	@exec .venv/bin/python -m loadtests.load

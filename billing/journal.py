@@ -19,16 +19,16 @@ from billing.types import OpenRow, Refusal, Settlement, Usage
 _LOG = logging.getLogger(__name__)
 
 _OPEN = """
-INSERT INTO journal (request_id, tenant_id, key_id, model, action, purpose, data_class, region, tier, site, upstream_id,
-  rule_id, licence_id, licence_version, epoch, rate_card_id, instance_id, period, stream, held_tokens, held_micro_yen,
-  state, opened_at)
-SELECT g.request_id, g.tenant_id, g.key_id, g.model, g.action, g.purpose, g.data_class, g.region, g.tier, g.site,
-  g.upstream_id, g.rule_id, g.licence_id, g.licence_version, g.epoch, g.rate_card_id, g.instance_id, g.period, g.stream,
-  g.held_tokens, g.held_micro_yen, 'open', from_micros(g.opened_at)
-FROM json_to_recordset($1::json) AS g(request_id uuid, tenant_id text, key_id text, model text, action text,
-  purpose text, data_class text, region text, tier text, site text, upstream_id text, rule_id text, licence_id text,
-  licence_version int, epoch bigint, rate_card_id text, instance_id text, period text, stream boolean,
-  held_tokens bigint, held_micro_yen bigint, opened_at bigint)
+INSERT INTO journal (request_id, tenant_id, key_id, project_id, model, model_version, action, purpose, data_class,
+  country, region, tier, site, upstream_id, rule_id, licence_id, licence_version, epoch, rate_card_id, instance_id,
+  period, stream, held_tokens, held_micro_yen, state, opened_at)
+SELECT g.request_id, g.tenant_id, g.key_id, g.project_id, g.model, g.model_version, g.action, g.purpose, g.data_class,
+  g.country, g.region, g.tier, g.site, g.upstream_id, g.rule_id, g.licence_id, g.licence_version, g.epoch,
+  g.rate_card_id, g.instance_id, g.period, g.stream, g.held_tokens, g.held_micro_yen, 'open', from_micros(g.opened_at)
+FROM json_to_recordset($1::json) AS g(request_id uuid, tenant_id text, key_id text, project_id text, model text,
+  model_version text, action text, purpose text, data_class text, country text, region text, tier text, site text,
+  upstream_id text, rule_id text, licence_id text, licence_version int, epoch bigint, rate_card_id text,
+  instance_id text, period text, stream boolean, held_tokens bigint, held_micro_yen bigint, opened_at bigint)
 ORDER BY g.request_id
 ON CONFLICT (request_id) DO NOTHING
 """
@@ -97,16 +97,19 @@ SELECT request_id::text FROM done
 
 _REFUSE = """
 WITH given AS (
-  SELECT * FROM json_to_recordset($1::json) AS g(request_id uuid, tenant_id text, key_id text, model text, action text,
-    outcome text, code text, http_status smallint, rule_id text, licence_id text, licence_version int, epoch bigint,
-    instance_id text, opened_at bigint, audit_record text) ORDER BY request_id
+  SELECT * FROM json_to_recordset($1::json) AS g(request_id uuid, tenant_id text, key_id text, project_id text,
+    model text, model_version text, action text, purpose text, data_class text, country text, region text, tier text,
+    site text, outcome text, code text, http_status smallint, rule_id text, licence_id text, licence_version int,
+    epoch bigint, instance_id text, opened_at bigint, audit_record text) ORDER BY request_id
 ), told AS (
   INSERT INTO audit_pending (tenant_id, request_id, record) SELECT tenant_id, request_id, audit_record FROM given
 )
-INSERT INTO journal (request_id, tenant_id, key_id, model, action, outcome, code, http_status, rule_id, licence_id,
-  licence_version, epoch, instance_id, state, opened_at, settled_at)
-SELECT request_id, tenant_id, key_id, model, action, outcome, code, http_status, rule_id, licence_id, licence_version,
-  epoch, instance_id, 'voided', from_micros(opened_at), from_micros(opened_at)
+INSERT INTO journal (request_id, tenant_id, key_id, project_id, model, model_version, action, purpose, data_class,
+  country, region, tier, site, outcome, code, http_status, rule_id, licence_id, licence_version, epoch, instance_id,
+  state, opened_at, settled_at)
+SELECT request_id, tenant_id, key_id, project_id, model, model_version, action, purpose, data_class, country, region,
+  tier, site, outcome, code, http_status, rule_id, licence_id, licence_version, epoch, instance_id, 'voided',
+  from_micros(opened_at), from_micros(opened_at)
 FROM given
 """
 

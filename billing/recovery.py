@@ -8,14 +8,18 @@ streaming          the engine's own record, if it has one     → recovered, exa
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from billing.rating import RateCard
 from billing.types import Usage
 
 _UNFINISHED = """
-SELECT j.request_id::text AS request_id, j.tenant_id, j.key_id, j.model, j.action, j.upstream_id, j.rule_id,
+SELECT j.request_id::text AS request_id, j.tenant_id, j.key_id, j.model, j.action, j.rule_id,
   j.licence_id, j.licence_version, j.epoch, j.rate_card_id, j.instance_id, j.period, j.state, j.attempt,
-  (extract(epoch FROM j.opened_at) * 1000000)::bigint AS opened_at,
-  p.prompt_tokens, p.cached_tokens, p.completion_tokens, p.reasoning_tokens
+  (extract(epoch FROM j.opened_at) * 1000000)::bigint AS opened_at, u.witness_url,
+  p.prompt_tokens, p.cached_tokens, p.completion_tokens, p.reasoning_tokens,
+  r.input_price, r.cached_input_price, r.output_price
 FROM journal j LEFT JOIN journal_progress p ON p.request_id = j.request_id AND p.attempt = j.attempt
+LEFT JOIN upstream u ON u.upstream_id = j.upstream_id
+LEFT JOIN rate_card r ON r.rate_card_id = j.rate_card_id
 WHERE j.state IN ('open', 'dispatched', 'streaming') AND j.instance_id = $1
 ORDER BY j.request_id LIMIT $2
 """
@@ -38,14 +42,14 @@ WHERE j.request_id = p.request_id AND j.state IN ('settled', 'recovered', 'voide
 
 @dataclass(frozen=True, slots=True)
 class Unfinished:
-    """A row that its process will not finish. `checkpoint` is the last usage it wrote down, None if it wrote none."""
+    """A row that its process will not finish. `checkpoint` is the last usage it wrote down, None if it wrote none;
+    `witness_url` is where its engine keeps a record; `card` its prices, None when the rate card is gone."""
 
     request_id: str
     tenant_id: str
     key_id: str
     model: str
     action: str
-    upstream_id: str
     rule_id: str
     licence_id: str
     licence_version: int
@@ -56,6 +60,8 @@ class Unfinished:
     state: Literal["open", "dispatched", "streaming"]
     attempt: int
     opened_at: int
+    witness_url: str | None
+    card: RateCard | None
     checkpoint: Usage | None
 
     @property
@@ -82,7 +88,10 @@ async def unfinished(connection: Any, instance_id: str, limit: int) -> list[Unfi
 
 def _unfinished(row: dict[str, Any]) -> Unfinished:
     counts = [row.pop(name) for name in ("prompt_tokens", "cached_tokens", "completion_tokens", "reasoning_tokens")]
-    return Unfinished(**row, checkpoint=None if counts[0] is None else Usage(*counts))
+    prices = [row.pop(name) for name in ("input_price", "cached_input_price", "output_price")]
+    # Its price was fixed when it was opened: from when to when the card is in force does not matter any more.
+    card = None if prices[0] is None else RateCard(row["rate_card_id"], row["model"], 0, None, *prices)
+    return Unfinished(**row, card=card, checkpoint=None if counts[0] is None else Usage(*counts))
 
 
 async def owners(connection: Any) -> set[str]:

@@ -55,10 +55,13 @@ class OpenRow:
     request_id: str
     tenant_id: str
     key_id: str
+    project_id: str
     model: str
+    model_version: str
     action: str
     purpose: str
     data_class: str
+    country: str
     region: str
     tier: str
     site: str
@@ -118,13 +121,22 @@ class Settlement:
 
 @dataclass(frozen=True, slots=True)
 class Refusal:
-    """An authenticated request that never reached an engine: a `voided` row of its own, charged with nothing."""
+    """An authenticated request that never reached an engine: a `voided` row of its own, charged with nothing. Places
+    are those of the upstream that came closest, '' where none was looked at."""
 
     request_id: str
     tenant_id: str
     key_id: str
+    project_id: str
     model: str
+    model_version: str
     action: str
+    purpose: str
+    data_class: str
+    country: str
+    region: str
+    tier: str
+    site: str
     outcome: Outcome
     code: str
     http_status: int

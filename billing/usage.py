@@ -17,7 +17,8 @@ FROM journal WHERE tenant_id = $1 AND settled_at >= $2 AND settled_at < $3 {grou
 """
 
 _COLUMNS = {
-    "model": "model",
+    # A name that was asked for in vain is in the journal, for whoever replays it; it is no model of the tenant's.
+    "model": "CASE WHEN code = 'model_not_found' THEN '' ELSE model END",
     "key": "key_id",
     "outcome": "outcome",
     # Hours are hours of the tenant's zone; a zone with a half-hour offset cuts them where its own clocks do.

@@ -9,16 +9,19 @@ import uuid_utils
 
 from billing.journal import Journal
 from billing.link import Link
+from gateway.clock import Clock
 from gateway.edge.deliver import Delivery
 from gateway.edge.dispatch import Dispatcher
 from gateway.edge.pipeline import Pipeline
 from gateway.edge.progress import Progress
 from gateway.edge.refusals import Refusals
+from gateway.edge.running import Running
 from gateway.edge.settle import Settler
 from gateway.heartbeat import Heartbeat
-from gateway.identity.secrets import load_peppers
+from gateway.identity.service import Identifier
 from gateway.limits.holds import Holds
 from gateway.settings import Settings
+from gateway.tenancy.uses import CredentialUses
 from gateway.tenancy.watch import SnapshotWatch
 from gateway.upstreams.client import UpstreamClient
 from gateway.upstreams.witness import Witness
@@ -34,8 +37,12 @@ class Gateway:
         self.instance_id = f"gateway-{uuid_utils.uuid7()}"
         self.draining = False
         self._settings = settings
-        self.watch = SnapshotWatch(dsn)
+        self.clock = Clock()
+        self.identifier = Identifier(settings)
+        running = Running(self.identifier, self.clock)
+        self.watch = SnapshotWatch(dsn, self.clock, running.review)
         self.queries = Link(dsn)
+        self._uses = CredentialUses(dsn, self.identifier.uses)
         self._heartbeat = Heartbeat(dsn, self.instance_id, "gateway")
         self._journal = Journal(dsn)
         self._holds = Holds(settings.valkey_url, dsn)
@@ -46,7 +53,9 @@ class Gateway:
         self.pipeline = Pipeline(
             instance_id=self.instance_id,
             watch=self.watch,
-            peppers=load_peppers(settings.data_dir).by_id,
+            clock=self.clock,
+            identifier=self.identifier,
+            running=running,
             holds=self._holds,
             journal=self._journal,
             dispatcher=Dispatcher(self._client, settings.timeouts),
@@ -60,6 +69,8 @@ class Gateway:
             return "draining"
         if not self.watch.fresh:
             return "configuration is stale (PostgreSQL)"
+        if self.clock.behind:
+            return "clock_behind: this machine's clock is more than 2 s behind the book's"
         if not await self._holds.ping():
             return "limits are unavailable (Valkey)"
         return None
@@ -73,7 +84,8 @@ class Gateway:
         await self._heartbeat.beat()
         await self.watch.poll()
         loops = [
-            asyncio.create_task(part.run()) for part in (self.watch, self._heartbeat, self._progress, self._refusals)
+            asyncio.create_task(part.run())
+            for part in (self.watch, self._heartbeat, self._progress, self._refusals, self._uses)
         ]
         try:
             yield self
@@ -88,9 +100,11 @@ class Gateway:
 
     async def _close(self) -> None:
         await self._refusals.flush()
+        await self._uses.close()
         await self._holds.close()
         await self._journal.close()
         await self._heartbeat.retire()
         await self.watch.close()
         await self.queries.close()
         await self._client.close()
+        await self.identifier.close()

@@ -6,12 +6,16 @@ import ctypes
 import gc
 import logging
 import signal
+import ssl
+from dataclasses import dataclass, replace
+from typing import Any
 
 import uvicorn
 import uvloop
 
 from gateway.edge.app import DataPlane, operations_app
 from gateway.edge.http_protocol import SekishoProtocol
+from gateway.identity.settings import Tls, local_urls
 from gateway.process import Gateway
 from gateway.settings import Settings
 
@@ -30,10 +34,23 @@ class _Server(uvicorn.Server):
         return contextlib.nullcontext()
 
 
-def serve(settings: Settings, host: str, port: int, operations_port: int) -> int:
+@dataclass(frozen=True, slots=True)
+class Listen:
+    """Where one process listens. `roles` are the planes it serves: the data plane on `port`, the admin plane on
+    `admin_port`, with TLS where `tls` is set; health is on `ops_port` whatever the roles, without."""
+
+    roles: frozenset[str]
+    host: str
+    port: int
+    ops_port: int
+    admin_port: int
+    tls: Tls | None = None
+
+
+def serve(settings: Settings, listen: Listen) -> int:
     """Serve until SIGTERM or SIGINT; 0 after a drain. `OSError` when a port is taken or PostgreSQL is away."""
     _return_freed_memory()
-    return uvloop.run(_serve(settings, host, port, operations_port))
+    return uvloop.run(_serve(settings, listen))
 
 
 def _return_freed_memory() -> None:
@@ -44,12 +61,20 @@ def _return_freed_memory() -> None:
         _LOG.info("another C library than glibc: freed memory is returned as that library likes")
 
 
-async def _serve(settings: Settings, host: str, port: int, operations_port: int) -> int:
-    gateway = Gateway(settings)
-    async with gateway.running():
-        data = _server(DataPlane(gateway), host, port, settings)
-        operations = _server(operations_app(gateway), host, operations_port, settings)
-        servers = (data, operations)
+async def _serve(settings: Settings, listen: Listen) -> int:
+    gateway = Gateway(_addressed(settings, listen))
+    async with contextlib.AsyncExitStack() as held:
+        await held.enter_async_context(gateway.running())
+        planes = []
+        if "data" in listen.roles:
+            planes.append(_server(DataPlane(gateway), listen.host, listen.port, settings, listen.tls))
+        if "admin" in listen.roles:
+            from gateway.control.app import admin_plane  # a process of the data plane alone never loads it
+
+            admin = await held.enter_async_context(admin_plane(settings, gateway.identifier))
+            planes.append(_server(admin, listen.host, listen.admin_port, settings, listen.tls))
+        operations = _server(operations_app(gateway), listen.host, listen.ops_port, settings)
+        servers = (*planes, operations)
         stop = asyncio.Event()
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
@@ -59,10 +84,11 @@ async def _serve(settings: Settings, host: str, port: int, operations_port: int)
         ended = asyncio.create_task(stop.wait())
         await asyncio.wait([ended, *running], return_when=asyncio.FIRST_COMPLETED)
         gateway.draining = True
-        data.should_exit = True
-        await running[0]
+        for plane in planes:
+            plane.should_exit = True
+        await asyncio.gather(*running[:-1])
         operations.should_exit = True
-        await running[1]
+        await running[-1]
         ended.cancel()
         return 0 if stop.is_set() else 2
 
@@ -75,7 +101,25 @@ def _spare_the_collector() -> None:
     gc.set_threshold(20_000, 20, 10)
 
 
-def _server(app: object, host: str, port: int, settings: Settings) -> _Server:
+def _addressed(settings: Settings, listen: Listen) -> Settings:
+    """`settings` with the origins at which this process is addressed, where nobody named public ones."""
+    if settings.identity.public_urls:
+        return settings
+    urls = local_urls(listen.host, listen.port, tls=listen.tls is not None)
+    return replace(settings, identity=replace(settings.identity, public_urls=urls))
+
+
+def tls_options(tls: Tls | None) -> dict[str, Any]:
+    """uvicorn's options. A client may show a certificate; only credentials that are bound to one need it."""
+    if tls is None:
+        return {}
+    options: dict[str, Any] = {"ssl_certfile": str(tls.certificate), "ssl_keyfile": str(tls.key)}
+    if tls.client_ca is not None:
+        options |= {"ssl_ca_certs": str(tls.client_ca), "ssl_cert_reqs": ssl.CERT_OPTIONAL}
+    return options
+
+
+def _server(app: object, host: str, port: int, settings: Settings, tls: Tls | None = None) -> _Server:
     config = uvicorn.Config(
         app,  # type: ignore[arg-type] # FastAPI and Starlette applications are ASGI applications
         host=host,
@@ -90,6 +134,7 @@ def _server(app: object, host: str, port: int, settings: Settings) -> _Server:
         backlog=BACKLOG,
         timeout_keep_alive=KEEP_ALIVE_S,
         timeout_graceful_shutdown=max(1, int(settings.drain_s)),
+        **tls_options(tls),
     )
     return _Server(config)
 

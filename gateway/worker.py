@@ -16,16 +16,14 @@ from redis.exceptions import RedisError
 
 from billing.journal import Journal
 from billing.link import Link
-from billing.rating import RateCard, rate
+from billing.rating import rate
 from billing.recovery import Unfinished, finals, owners, sweep_checkpoints, unfinished
 from billing.types import Outcome, Settlement, Usage, UsageSource
 from gateway.audit.record import AuditRecord
 from gateway.clock import now_us
 from gateway.limits.holds import HeldEntry, Holds, Release
 from gateway.settings import Settings
-from gateway.tenancy.store import read_snapshot
 from gateway.upstreams.client import UpstreamClient
-from gateway.upstreams.types import Upstream
 from gateway.upstreams.witness import Witness
 
 _LOG = logging.getLogger(__name__)
@@ -150,39 +148,35 @@ class Worker:
         rows = await unfinished(self._link, instance_id, BATCH_ROWS)
         if not rows:
             return
-        snapshot = await read_snapshot(self._link)
-        upstreams = {one.upstream_id: one for group in snapshot.upstreams.values() for one in group}
-        cards = {card.rate_card_id: card for group in snapshot.rate_cards.values() for card in group}
         patient = self._liveness.dead_for(instance_id, now) < WITNESS_WAIT_S_MAX
         # All at once: an engine whose host hangs costs one time-out a round, not one per row.
-        counts = await asyncio.gather(*(self._count(row, upstreams.get(row.upstream_id), patient) for row in rows))
+        counts = await asyncio.gather(*(self._count(row, patient) for row in rows))
         for row, counted in zip(rows, counts, strict=True):
             if counted is not None and row.request_id not in self._refused:
-                await self._settle_or_bury(row, cards.get(row.rate_card_id), *counted)
+                await self._settle_or_bury(row, *counted)
 
-    async def _settle_or_bury(self, row: Unfinished, card: RateCard | None, usage: Usage, source: UsageSource) -> None:
+    async def _settle_or_bury(self, row: Unfinished, usage: Usage, source: UsageSource) -> None:
         """One row that cannot be settled is kept for a person and stops no other."""
         try:
-            await self._settle(row, card, usage, source)
+            await self._settle(row, usage, source)
         except (PostgresError, ValueError, LookupError) as error:
             self._refused.add(row.request_id)
             _LOG.critical("row %s cannot be recovered (%s, %s): %r", row.request_id, usage, source, error)
 
-    async def _count(
-        self, row: Unfinished, upstream: Upstream | None, patient: bool
-    ) -> tuple[Usage, UsageSource] | None:
+    async def _count(self, row: Unfinished, patient: bool) -> tuple[Usage, UsageSource] | None:
         """Usage and who counted it; None to ask again next round."""
         if not row.delivered:
             return Usage(), "none"
-        if upstream is not None and upstream.witness_url is not None:
-            record = await self._witness.ask(upstream.witness_url, f"{row.request_id}-{row.attempt}")
+        if row.witness_url is not None:
+            record = await self._witness.ask(row.witness_url, f"{row.request_id}-{row.attempt}")
             if record is not None and record.state in ("finished", "aborted"):
                 return record.usage, "witness"
             if patient:
                 return None
         return (row.checkpoint, "checkpoint") if row.checkpoint is not None else (Usage(), "none")
 
-    async def _settle(self, row: Unfinished, card: RateCard | None, usage: Usage, source: UsageSource) -> None:
+    async def _settle(self, row: Unfinished, usage: Usage, source: UsageSource) -> None:
+        card = row.card
         if card is None and source != "none":
             raise LookupError(f"rate card {row.rate_card_id} of {row.request_id} is missing")
         lines = () if card is None or source == "none" else rate(usage, card)

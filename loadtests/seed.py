@@ -15,6 +15,7 @@ import msgspec
 
 from gateway.identity.keys import new_key
 from gateway.identity.secrets import load_peppers
+from gateway.tenancy.parties import ISSUER, LocalParties
 
 TOKENS_MONTH, MICRO_YEN_MONTH, RPM, CONCURRENCY = 10**9, 10**15, 10**6, 4_096
 CONTEXT_TOKENS = 8_192
@@ -51,6 +52,7 @@ class SeedPlan(msgspec.Struct, frozen=True):
 async def seed(plan: SeedPlan) -> dict[str, str]:
     """Write the rows; returns a new key per tenant. Raises `asyncpg.PostgresError` for rows that are there already."""
     pepper = load_peppers(Path(plan.data_dir)).current
+    parties = LocalParties(Path(plan.data_dir))
     keys: dict[str, str] = {}
     connection = await asyncpg.connect(plan.database_url)
     try:
@@ -58,7 +60,7 @@ async def seed(plan: SeedPlan) -> dict[str, str]:
             for engine in plan.engines:
                 await _engine(connection, engine)
             for tenant in plan.tenants:
-                await _tenant(connection, tenant)
+                await _tenant(connection, parties, tenant)
                 key = new_key("bench", pepper)
                 await connection.execute(
                     "INSERT INTO api_key (key_id, tenant_id, mac, pepper_id) VALUES ($1, $2, $3, $4)",
@@ -84,7 +86,7 @@ async def _engine(connection: Any, engine: SeedEngine) -> None:
     )  # fmt: skip
 
 
-async def _tenant(connection: Any, tenant: SeedTenant) -> None:
+async def _tenant(connection: Any, parties: LocalParties, tenant: SeedTenant) -> None:
     await connection.execute(
         "INSERT INTO tenant (tenant_id, legal_name, tokens_month, micro_yen_month, rpm, concurrency)"
         " VALUES ($1, $1, $2, $3, $4, $5)",
@@ -94,14 +96,12 @@ async def _tenant(connection: Any, tenant: SeedTenant) -> None:
         "v": 1,
         "licence_id": f"lic-{tenant.tenant_id}",
         "version": 1,
+        "issuer": ISSUER,
         "licensee": {"tenant": tenant.tenant_id, "legal_name": tenant.tenant_id, "class": "public", "country": "JP"},
         "validity": {"not_before": "2026-01-01T00:00:00+09:00", "not_after": "2099-01-01T00:00:00+09:00"},
         "grants": [{"id": "g1", "models": tenant.models, "actions": ["chat", "completion"]}],
     }
-    await connection.execute(
-        "INSERT INTO licence (licence_id, version, tenant_id, document) VALUES ($1, 1, $2, $3::jsonb)",
-        licence["licence_id"], tenant.tenant_id, json.dumps(licence),
-    )  # fmt: skip
+    await parties.store(connection, licence)
 
 
 if __name__ == "__main__":

@@ -3,14 +3,17 @@
 import os
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
+from typing import Any
 from uuid import uuid4
 
 import asyncpg
 import pytest
 import pytest_asyncio
 
+from gateway.limits.levels import Limits
 from gateway.migrations.run import migrate
-from gateway.tenancy.snapshot import Limits, Tenant
+from gateway.tenancy.snapshot import Snapshot, Tenant
+from gateway.tenancy.store import Configuration
 from gateway.up.folder import DataFolder
 from gateway.up.processes import Child
 from gateway.up.stores import PostgreSQL, Valkey
@@ -52,6 +55,11 @@ async def database(stores: Stores) -> AsyncIterator["asyncpg.Connection[asyncpg.
     connection = await asyncpg.connect(stores.dsn, server_settings={"role": "sekisho_app"})
     yield connection
     await connection.close()
+
+
+async def read_snapshot(connection: Any) -> Snapshot:
+    """The whole configuration, as a gateway that starts now reads it."""
+    return await Configuration().read(connection)
 
 
 def a_tenant(*, tokens: int = 10**9, micro_yen: int = 10**15, rpm: int = 10**6, concurrency: int = 4096) -> Tenant:

@@ -16,10 +16,13 @@ from starlette.types import Receive, Scope, Send
 from gateway.edge.exchange import Exchange
 from gateway.edge.headers import response_headers
 from gateway.edge.inbound import Inbound
+from gateway.edge.oauth import routes as oauth_routes
 from gateway.edge.openai import error_body
-from gateway.edge.pipeline import ROUTES, Pipeline, Route
+from gateway.edge.pipeline import ROUTES, Route
 from gateway.edge.usage import usage_answer
 from gateway.faults import Fault, language_of
+from gateway.identity.access import Scope as AccessScope
+from gateway.identity.scopes import model_allowed
 from gateway.licensing.decide import models_of
 from gateway.process import Gateway
 
@@ -27,35 +30,38 @@ from gateway.process import Gateway
 class ModelCall:
     """ASGI endpoint of one route that a model answers."""
 
-    def __init__(self, pipeline: Pipeline, route: Route) -> None:
-        self._pipeline = pipeline
+    def __init__(self, gateway: Gateway, route: Route) -> None:
+        self._gateway = gateway
         self._route = route
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request."""
-        await self._pipeline.serve(Inbound(scope, receive, send), self._route)
+        inbound = Inbound(scope, receive, send, self._gateway.identifier.trusted_proxies)
+        await self._gateway.pipeline.serve(inbound, self._route)
 
 
 Query = Callable[[Exchange, Request], Awaitable[Any]]
 
 
 class TenantQuery:
-    """ASGI endpoint that answers a tenant's question about itself from `query`, as JSON."""
+    """ASGI endpoint that answers a tenant about itself from `query`, as JSON; its credential needs `scope`."""
 
-    def __init__(self, gateway: Gateway, query: Query) -> None:
+    def __init__(self, gateway: Gateway, scope: AccessScope, query: Query) -> None:
         self._gateway = gateway
+        self._scope = scope
         self._query = query
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Identify the caller, then answer."""
-        inbound = Inbound(scope, receive, send)
-        exchange = Exchange("query", self._gateway.instance_id, origin=inbound.origin)
+        gateway = self._gateway
+        inbound = Inbound(scope, receive, send, gateway.identifier.trusted_proxies)
+        exchange = Exchange(self._scope, gateway.instance_id, opened_at=gateway.clock.now(), origin=inbound.origin)
         try:
-            self._gateway.pipeline.identify(exchange, inbound)
+            await gateway.pipeline.identify(exchange, inbound)
             answer = msgspec.json.encode(await self._query(exchange, Request(scope, receive)))
         except Fault as fault:
             exchange.fail(fault)
-            self._gateway.settler.conclude(exchange)
+            gateway.settler.conclude(exchange)
             await inbound.refuse(fault, exchange.request_id, response_headers(exchange, inbound))
             return
         await inbound.respond(200, response_headers(exchange, inbound), answer)
@@ -65,8 +71,18 @@ class DataPlane:
     """The data plane: model calls go straight to the pipeline, everything else through the framework's router."""
 
     def __init__(self, gateway: Gateway) -> None:
-        self._calls = {path: ModelCall(gateway.pipeline, route) for path, route in ROUTES.items()}
+        self._calls = {path: ModelCall(gateway, route) for path, route in ROUTES.items()}
         self._rest = _rest(gateway, self._calls)
+
+    @property
+    def routes(self) -> list[tuple[str, frozenset[str]]]:
+        """Every path with its methods. Raises `TypeError` for a route without methods, which is open to all of them."""
+        listed = []
+        for route in self._rest.router.routes:
+            if not isinstance(route, HttpRoute) or not route.methods:
+                raise TypeError(f"a route of the data plane names its path and methods, and {route!r} does not")
+            listed.append((route.path, frozenset(route.methods)))
+        return listed
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request."""
@@ -79,13 +95,16 @@ def _rest(gateway: Gateway, calls: Mapping[str, ModelCall]) -> FastAPI:
     app.router.redirect_slashes = False  # a redirect would name the caller's own Host header, to anybody
     for path, call in calls.items():  # never reached by POST; here so that any other method gets its 405
         app.router.routes.append(HttpRoute(path, call, methods=["POST"]))
-    queries: dict[str, Query] = {
-        "/v1/models": _models,
-        "/v1/models/{model:path}": _model,
-        "/v1/usage": gateway_usage(gateway),
+    queries: dict[str, tuple[AccessScope, Query]] = {
+        "/v1/models": ("models", _models),
+        "/v1/models/{model:path}": ("models", _model),
+        "/v1/usage": ("usage", gateway_usage(gateway)),
     }
-    for path, query in queries.items():
-        app.router.routes.append(HttpRoute(path, TenantQuery(gateway, query), methods=["GET"]))
+    for path, (scope, query) in queries.items():
+        app.router.routes.append(HttpRoute(path, TenantQuery(gateway, scope, query), methods=["GET"]))
+    app.router.routes += oauth_routes(
+        gateway.identifier, lambda: gateway.watch.current().credentials, gateway.clock.now
+    )
     _add_health(app, gateway)
     return app
 
@@ -118,10 +137,10 @@ async def _model(exchange: Exchange, request: Request) -> dict[str, object]:
 
 
 def _visible(exchange: Exchange) -> list[str]:
-    snapshot, tenant = exchange.snapshot, exchange.tenant
-    assert tenant is not None
-    licensed = models_of(snapshot.licences, tenant.tenant_id, exchange.opened_at)
-    return [model for model in licensed if model in snapshot.upstreams]
+    snapshot, principal = exchange.snapshot, exchange.principal
+    assert principal is not None
+    licensed = models_of(snapshot.licences, principal.tenant_id, exchange.opened_at)
+    return [model for model in licensed if model in snapshot.upstreams and model_allowed(principal, model)]
 
 
 def _card(exchange: Exchange, model: str) -> dict[str, object]:

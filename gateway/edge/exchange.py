@@ -12,8 +12,8 @@ from gateway.clock import now_us
 from gateway.edge.meter import StreamMeter
 from gateway.edge.parse import Call
 from gateway.faults import Fault
-from gateway.identity.service import Principal
-from gateway.licensing.decide import Grant
+from gateway.identity.access import Principal
+from gateway.licensing.decide import Ask, Decision, Grant
 from gateway.limits.holds import Hold
 from gateway.tenancy.snapshot import Snapshot, Tenant
 from gateway.upstreams.types import Upstream
@@ -31,7 +31,8 @@ class Exchange:
     principal: Principal | None = None
     tenant: Tenant | None = None
     model: str = ""
-    grant: Grant | None = None
+    ask: Ask | None = None
+    decision: Decision | None = None
     upstream: Upstream | None = None
     card: RateCard | None = None
     call: Call | None = None
@@ -45,6 +46,7 @@ class Exchange:
     first_byte_at: int | None = None
     outcome: Outcome | None = None
     fault: Fault | None = None
+    revoked: Fault | None = None
     settled: asyncio.Event = field(default_factory=asyncio.Event)
     origin: str = ""
 
@@ -54,11 +56,21 @@ class Exchange:
         return f"{self.request_id}-{self.attempt}"
 
     @property
+    def grant(self) -> Grant | None:
+        """The grant that permits the request, or on a refusal the one that came closest."""
+        return None if self.decision is None else self.decision.grant
+
+    @property
+    def licence(self) -> str:
+        """`<id>@<version>` of the licence that decided; '' when none did."""
+        return "" if self.decision is None else self.decision.licence
+
+    @property
     def rule_id(self) -> str:
-        """The rule that decided: of the refusal, else of the grant."""
+        """The rule that decided: of the refusal, else of the licence."""
         if self.fault is not None and self.fault.rule is not None:
             return self.fault.rule
-        return "" if self.grant is None else self.grant.rule_id
+        return "" if self.decision is None else self.decision.rule_id
 
     def fail(self, fault: Fault) -> None:
         """End with `fault`, unless the exchange has already ended otherwise."""
@@ -92,22 +104,11 @@ class Exchange:
 
     def open_row(self) -> OpenRow:
         """The journal's row at dispatch. Needs everything up to `hold`."""
-        principal, grant, upstream, card, hold, call = (
-            self.principal, self.grant, self.upstream, self.card, self.hold, self.call
-        )  # fmt: skip
-        if principal is None or grant is None or upstream is None or card is None or hold is None or call is None:
+        grant, upstream, card, hold, call = self.grant, self.upstream, self.card, self.hold, self.call
+        if grant is None or upstream is None or card is None or hold is None or call is None:
             raise AssertionError("an exchange is opened before it is reserved")
         return OpenRow(
-            request_id=self.request_id,
-            tenant_id=principal.tenant_id,
-            key_id=principal.key_id,
-            model=self.model,
-            action=self.action,
-            purpose=principal.purpose,
-            data_class=principal.data_class,
-            region=upstream.region,
-            tier=upstream.tier,
-            site=upstream.site,
+            **self._subject(),
             upstream_id=upstream.upstream_id,
             rule_id=grant.rule_id,
             licence_id=grant.licence_id,
@@ -145,25 +146,39 @@ class Exchange:
 
     def refusal(self) -> Refusal:
         """The row of an authenticated request that was refused before dispatch."""
-        principal = self._known_principal()
         fault = self.fault or Fault("internal")
         return Refusal(
-            request_id=self.request_id,
-            tenant_id=principal.tenant_id,
-            key_id=principal.key_id,
-            model=self.model,
-            action=self.action,
+            **self._subject(),
             outcome=self.outcome or Outcome.INTERNAL,
             code=fault.code.name,
             http_status=self.http_status,
             rule_id=self.rule_id,
-            licence_id="" if self.grant is None else self.grant.licence_id,
-            licence_version=0 if self.grant is None else self.grant.licence_version,
+            licence_id=self.licence.partition("@")[0],
+            licence_version=int(self.licence.partition("@")[2] or 0),
             epoch=self.snapshot.epoch,
             instance_id=self.instance_id,
             opened_at=self.opened_at,
             audit_record=self._audit_record(Usage()),
         )
+
+    def _subject(self) -> dict[str, str]:
+        """Who asked for what, for which purpose, and where it ran: as the journal's rows name it."""
+        principal, ask, upstream = self._known_principal(), self.ask, self.upstream
+        return {
+            "request_id": self.request_id,
+            "tenant_id": principal.tenant_id,
+            "key_id": principal.key_id,
+            "project_id": principal.access.project_id,
+            "model": self.model,
+            "model_version": "" if ask is None else ask.model_version,
+            "action": self.action,
+            "purpose": principal.access.purpose if ask is None else ask.purpose,
+            "data_class": principal.access.data_class if ask is None else ask.data_class,
+            "country": "" if ask is None else ask.country,
+            "region": "" if upstream is None else upstream.region,
+            "tier": "" if upstream is None else upstream.tier,
+            "site": "" if upstream is None else upstream.site,
+        }
 
     def _known_principal(self) -> Principal:
         if self.principal is None:
@@ -182,8 +197,8 @@ class Exchange:
             outcome=self.outcome or Outcome.INTERNAL,
             code="" if fault is None else fault.code.name,
             http=self.http_status,
-            rule=self.rule_id if self.grant is None else self.rule_id.removeprefix(f"{self.grant.licence_id}/"),
-            licence="" if self.grant is None else self.grant.licence,
+            rule=self.rule_id.removeprefix(self.licence.partition("@")[0] + "/"),
+            licence=self.licence,
             epoch=self.snapshot.epoch,
             micro_yen=sum(line.amount for line in self.lines),
             source=self.source if self.charged else "none",

@@ -9,6 +9,8 @@ from gateway.edge.openai import error_body
 from gateway.edge.parse import Census
 from gateway.edge.uploads import Uploads
 from gateway.faults import Fault, Language, language_of
+from gateway.identity.presented import presented_of
+from gateway.identity.settings import Networks
 
 BODY_BYTES_MAX = 10 * 1024 * 1024
 UNCOUNTED_BYTES_MAX = 64 * 1024
@@ -28,12 +30,14 @@ class ClientGone(Exception):
 
 
 class Inbound:
-    """The client's side of an exchange."""
+    """The client's side of an exchange. `presented` are the caller's credentials, and where they come from; headers
+    about the caller count only from the `trusted` networks."""
 
-    def __init__(self, scope: Scope, receive: Receive, send: Send) -> None:
+    def __init__(self, scope: Scope, receive: Receive, send: Send, trusted: Networks = ()) -> None:
         self._scope = scope
         self._receive = receive
         self._send = send
+        self.presented = presented_of(scope, trusted)
         self._headers = cast("dict[bytes, bytes]", dict(scope["headers"]))
         self._watcher: asyncio.Task[None] | None = None
         self._drain = False
@@ -47,6 +51,10 @@ class Inbound:
         value = self._headers.get(name)
         return None if value is None else value.decode("latin-1")
 
+    def header_values(self, name: bytes) -> list[str]:
+        """All values of a request header (lower-case `name`), for those that must not be stated twice."""
+        return [value.decode("latin-1") for header, value in self._scope["headers"] if header == name]
+
     @property
     def language(self) -> Language:
         """The language of error texts."""
@@ -55,7 +63,7 @@ class Inbound:
     @property
     def origin(self) -> str:
         """The client's address prefix (/24 or /48), for counting refusals without identifying a person."""
-        host = (self._scope.get("client") or ("", 0))[0]
+        host = self.presented.address
         return ":".join(host.split(":")[:3]) if ":" in host else ".".join(host.split(".")[:3])
 
     async def body(self) -> bytes:
@@ -171,6 +179,7 @@ class Inbound:
             (b"content-length", b"%d" % len(body)),
             (b"x-sekisho-outcome", fault.code.outcome.encode()),
         ]
+        head += [(name.lower().encode("ascii"), value.encode("ascii")) for name, value in fault.headers.items()]
         if fault.retry_after_s is not None:
             head.append((b"retry-after", b"%d" % fault.retry_after_s))
         if fault.code.name == "insufficient_quota":

@@ -8,20 +8,23 @@ from typing import Any
 
 from billing.journal import Journal
 from billing.rating import upper_bound
+from gateway.clock import Clock
+from gateway.edge.asked import asked, check_choice, named
 from gateway.edge.deliver import Delivery
 from gateway.edge.dispatch import Dispatcher
 from gateway.edge.exchange import Exchange
 from gateway.edge.headers import response_headers
 from gateway.edge.inbound import ClientGone, Inbound
 from gateway.edge.openai import error_body
-from gateway.edge.parse import Call, chat_call, completion_call, model_of, parse_json
+from gateway.edge.parse import Call, chat_call, completion_call, parse_json
+from gateway.edge.running import Running
 from gateway.edge.settle import Settler
 from gateway.faults import Fault
-from gateway.identity.keys import Pepper
-from gateway.identity.service import identify
-from gateway.licensing.decide import decide
+from gateway.identity.scopes import check_scope, model_allowed
+from gateway.identity.service import Identifier
 from gateway.limits.holds import Holds, period_of
 from gateway.tenancy.watch import SnapshotWatch
+from gateway.upstreams.choose import choose
 from gateway.upstreams.types import Profile
 
 SETTLE_WAIT_S_MAX = 5.0
@@ -50,7 +53,9 @@ class Pipeline:
 
     instance_id: str
     watch: SnapshotWatch
-    peppers: Mapping[str, Pepper]
+    clock: Clock
+    identifier: Identifier
+    running: Running
     holds: Holds
     journal: Journal
     dispatcher: Dispatcher
@@ -59,11 +64,11 @@ class Pipeline:
 
     async def serve(self, inbound: Inbound, route: Route) -> None:
         """Walk one request from its headers to its settlement. Raises nothing: every end is an outcome."""
-        exchange = Exchange(route.action, self.instance_id, origin=inbound.origin)
+        exchange = Exchange(route.action, self.instance_id, opened_at=self.clock.now(), origin=inbound.origin)
         try:
-            self.identify(exchange, inbound)
+            await self.identify(exchange, inbound)
             tree = parse_json(await inbound.body(), crowded=inbound.census.crowded)
-            self.license(exchange, tree)
+            self.license(exchange, tree, inbound)
             self.read(exchange, tree, route)
             await self.reserve(exchange)
             self.open(exchange)
@@ -75,35 +80,44 @@ class Pipeline:
         except ClientGone:
             exchange.fail(Fault("client_gone"))
         except asyncio.CancelledError:
-            exchange.fail(Fault("client_gone" if inbound.gone else "shutting_down"))
+            exchange.fail(exchange.revoked or Fault("client_gone" if inbound.gone else "shutting_down"))
         except Exception as error:
             _LOG.exception("request %s failed", exchange.request_id)
             exchange.fail(Fault("internal", internal=repr(error)))
         finally:
+            self.running.leave(exchange)
             inbound.unwatch()
         await self.conclude(exchange, inbound)
 
-    def identify(self, exchange: Exchange, inbound: Inbound) -> None:
-        """Who is asking."""
+    async def identify(self, exchange: Exchange, inbound: Inbound) -> None:
+        """Who is asking. Waits for nobody unless the credential is a token seen for the first time."""
         snapshot = exchange.snapshot = self.watch.current()
-        principal = identify(inbound.header(b"authorization"), snapshot.keys, self.peppers, exchange.opened_at)
+        principal = await self.identifier.identify(inbound.presented, snapshot.credentials, exchange.opened_at)
         exchange.principal = principal
         exchange.tenant = snapshot.tenants[principal.tenant_id]
+        check_scope(principal, exchange.action)
 
-    def license(self, exchange: Exchange, tree: dict[str, Any]) -> None:
-        """Whether this tenant may do this with this model."""
-        snapshot, tenant = exchange.snapshot, exchange.tenant
-        model = model_of(tree)
-        assert tenant is not None
-        decision = decide(snapshot.licences, tenant.tenant_id, model, exchange.action, exchange.opened_at)
-        upstreams = snapshot.upstreams.get(model)
-        if decision.grant is None or not upstreams:
+    def license(self, exchange: Exchange, tree: dict[str, Any], inbound: Inbound) -> None:
+        """Whether this tenant may do this with this model, for this purpose, with this class of data, and where.
+
+        By the configuration and the time of now: a body may have taken 30 s to arrive, and what was in force when its
+        headers came may have been revoked since.
+        """
+        principal = exchange.principal
+        assert principal is not None
+        snapshot, now = self.watch.current(), self.clock.now()
+        principal = self.identifier.confirm(principal, inbound.presented, snapshot.credentials, now)
+        check_scope(principal, exchange.action)
+        tenant = snapshot.tenants[principal.tenant_id]
+        exchange.snapshot, exchange.tenant, exchange.principal = snapshot, tenant, principal
+        model, wanted = asked(tree, exchange.action, principal, inbound)
+        exchange.model = named(model)
+        choice = choose(snapshot.licences, snapshot.upstreams.get(model, ()), wanted, tenant.sites, now)
+        if choice is None or not model_allowed(principal, model):
             raise Fault("model_not_found", param="model")
-        exchange.model, exchange.grant, exchange.upstream = model, decision.grant, upstreams[0]
-        if not decision.allowed:
-            raise Fault(
-                decision.refusal, rule=decision.grant.rule_id, licence=decision.grant.licence, action=exchange.action
-            )
+        exchange.ask = choice.ask
+        exchange.decision, exchange.upstream = choice.decision, choice.upstream
+        check_choice(choice, principal)
         exchange.card = snapshot.rate_card(model, exchange.opened_at)
 
     def read(self, exchange: Exchange, tree: dict[str, Any], route: Route) -> None:
@@ -113,19 +127,27 @@ class Pipeline:
 
     async def reserve(self, exchange: Exchange) -> None:
         """Set aside the most that the request can use."""
-        call, card, tenant = exchange.call, exchange.card, exchange.tenant
+        call, card, tenant, grant, principal = (
+            exchange.call, exchange.card, exchange.tenant, exchange.grant, exchange.principal
+        )  # fmt: skip
         assert call is not None and card is not None and tenant is not None
+        assert grant is not None and principal is not None
         exchange.hold = await self.holds.reserve(
             exchange.request_id,
-            tenant,
+            tenant.tenant_id,
+            exchange.snapshot.levels(tenant, grant, principal.access),
             period_of(exchange.opened_at, tenant.zone),
             call.prompt_bound + call.completion_bound,
             upper_bound(call.prompt_bound, call.completion_bound, card),
             self.instance_id,
+            licence=grant.licence,
+            zone=tenant.zone,
         )
 
     def open(self, exchange: Exchange) -> None:
-        """Begin the journal row; `deliver` waits for it to be durable before the first byte leaves."""
+        """Begin the journal row; `deliver` waits for it to be durable before the first byte leaves. From here on a
+        revocation ends the request."""
+        self.running.enter(exchange, self.watch.current())
         exchange.opened = self.journal.opens.put(exchange.open_row())
 
     async def conclude(self, exchange: Exchange, inbound: Inbound) -> None:

@@ -93,14 +93,17 @@ class Identifier:
         ends = [end for end in (source.access.expires_at, token.ends_at) if end is not None]
         return Principal(narrowed(source.access, token.purposes), token.scopes, min(ends), token.subject)
 
-    def confirm(self, principal: Principal, presented: Presented, credentials: Credentials, now: int) -> None:
-        """Say again that the principal's credential is in force, by `credentials` that may be newer than those it was
-        identified by. Raises `Fault` like `identify`; costs no signature."""
+    def confirm(self, principal: Principal, presented: Presented, credentials: Credentials, now: int) -> Principal:
+        """The principal by `credentials` that may be newer than those it was identified by: what its credential may do
+        now. Raises `Fault` like `identify`; costs no signature."""
         access = credentials.access_of(principal.access)
         kind = "key" if principal.access.kind == "key" else "credential"
         if access is None or access.tenant_id != principal.tenant_id:
             raise refusal(f"{kind}_revoked")
         check_in_force(access, kind, presented.address, now)
+        if access is principal.access:
+            return principal
+        return replace(principal, access=narrowed(access, principal.access.purposes))
 
     def still_valid(self, principal: Principal, credentials: Credentials, now: int) -> bool:
         """Whether the principal's credential is in force. A token's own end does not end what it began."""

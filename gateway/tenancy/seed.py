@@ -1,4 +1,4 @@
-"""The demo tenant of `make up`: a tenant, a licence, an upstream, a rate card and a key that stays the same."""
+"""The demo tenant of `make up`: a tenant, a signed licence, an upstream, a rate card, and keys that stay the same."""
 
 import json
 from dataclasses import dataclass
@@ -9,27 +9,35 @@ from typing import Any
 import asyncpg
 import msgspec
 
+from gateway.control.bootstrap import ensure_admin_key
 from gateway.identity.keys import key_id_of, new_key
 from gateway.identity.secrets import load_peppers, write_private
+from gateway.licensing.registers import REGISTERS
+from gateway.tenancy.parties import ISSUER, LocalParties
 from gateway.upstreams.types import Profile
 
 TENANT_ID = "demo"
+LEGAL_NAME = "Demo 株式会社"
 LICENCE_ID = "lic-demo"
 UPSTREAM_ID = "demo-engine"
 # Yen per 1M tokens of the demo's rate card.
 INPUT_PRICE, CACHED_INPUT_PRICE, OUTPUT_PRICE = 120, 60, 480
 TOKENS_MONTH, MICRO_YEN_MONTH = 10**9, 10**15
 RPM, CONCURRENCY = 10**6, 4_096
+PURPOSE, DATA_CLASS = "general", "restricted"  # of the demo key's requests that state none
+RENEW_BEFORE = timedelta(days=30)
 
 
 @dataclass(frozen=True, slots=True)
 class DemoAccess:
-    """What a first request needs."""
+    """What a first request and a first administrator need."""
 
     tenant_id: str
     api_key: str
+    admin_key: str
     model: str
     licence_path: Path
+    trust_path: Path
 
 
 async def seed_demo(
@@ -42,71 +50,98 @@ async def seed_demo(
     `served_model` where the engine knows it by another name. `engine` names the kind of engine for the record.
     """
     profile = msgspec.convert(model["profile"], Profile)
+    parties = LocalParties(data_dir)
     connection = await asyncpg.connect(dsn)
     try:
         async with connection.transaction():
             await _tenant(connection)
-            document = await _licence(connection, model["id"])
-            await _upstream(connection, upstream_base_url, witness_url, model, profile)
+            await _upstream(connection, upstream_base_url, witness_url, {**model, "engine": engine}, profile)
+            licence_id, envelope = await _licence(connection, parties, model["id"])
             await _rate_card(connection, model["id"])
             api_key = await _key(connection, data_dir)
+            admin_key = await ensure_admin_key(connection, data_dir)
+        trust_path = await parties.write_trust(connection)
     finally:
         await connection.close()
-    path = data_dir / "licences" / f"{LICENCE_ID}.json"
-    write_private(path, json.dumps({**document, "signed": False, "engine": engine}, ensure_ascii=False, indent=2))
-    return DemoAccess(TENANT_ID, api_key, model["id"], path)
+    path = data_dir / "licences" / f"{licence_id}.dsse.json"
+    write_private(path, envelope)
+    return DemoAccess(TENANT_ID, api_key, admin_key, model["id"], path, trust_path)
 
 
 async def _tenant(connection: Any) -> None:
     await connection.execute(
         "INSERT INTO tenant (tenant_id, legal_name, tokens_month, micro_yen_month, rpm, concurrency)"
-        " VALUES ($1, 'Demo 株式会社', $2, $3, $4, $5) ON CONFLICT (tenant_id) DO NOTHING",
-        TENANT_ID, TOKENS_MONTH, MICRO_YEN_MONTH, RPM, CONCURRENCY,
+        " VALUES ($1, $2, $3, $4, $5, $6) ON CONFLICT (tenant_id) DO NOTHING",
+        TENANT_ID, LEGAL_NAME, TOKENS_MONTH, MICRO_YEN_MONTH, RPM, CONCURRENCY,
     )  # fmt: skip
 
 
-async def _licence(connection: Any, model: str) -> dict[str, Any]:
-    """The newest demo licence if it covers `model` for another month, else its next version."""
-    row = await connection.fetchrow(
-        "SELECT version, document::text AS document FROM licence WHERE licence_id = $1 ORDER BY version DESC LIMIT 1",
-        LICENCE_ID,
-    )
+async def _licence(connection: Any, parties: LocalParties, model: str) -> tuple[str, str]:
+    """Id and envelope of the demo licence: the stored one if it covers `model` for another month, else the next.
+    A revoked one stays revoked; then another begins (`lic-demo-2`, …)."""
+    rows = await connection.fetch(
+        "SELECT DISTINCT ON (licence_id) licence_id, version, envelope, document::text AS document,"
+        " bool_or(revoked_at IS NOT NULL) OVER (PARTITION BY licence_id) AS revoked"
+        " FROM licence WHERE tenant_id = $1 AND licence_id LIKE $2 ORDER BY licence_id, version DESC",
+        TENANT_ID, f"{LICENCE_ID}%",
+    )  # fmt: skip
     now = datetime.now(UTC).replace(microsecond=0)
-    if row is not None:
-        document: dict[str, Any] = json.loads(row["document"])
-        ends = datetime.fromisoformat(document["validity"]["not_after"])
-        if document["grants"][0]["models"] == [model] and ends > now + timedelta(days=30):
-            return document
-    version = 1 if row is None else row["version"] + 1
-    document = {
+    row = next((row for row in rows if not row["revoked"]), None)
+    if row is None:
+        licence_id = f"{LICENCE_ID}-{len(rows) + 1}" if rows else LICENCE_ID
+        return licence_id, await parties.store(connection, demo_licence(licence_id, model, now, None))
+    document: dict[str, Any] = json.loads(row["document"])
+    ends = datetime.fromisoformat(document["validity"]["not_after"])
+    covered = document["grants"][0]["models"] == [model] and ends > now + RENEW_BEFORE
+    if row["envelope"] is not None and covered:
+        return row["licence_id"], row["envelope"]
+    return row["licence_id"], await parties.store(
+        connection, demo_licence(row["licence_id"], model, now, int(row["version"]))
+    )
+
+
+def demo_licence(licence_id: str, model: str, now: datetime, supersedes: int | None) -> dict[str, Any]:
+    """The demo's licence for a year from `now`: chat and completions with one model, for every purpose."""
+    return {
         "v": 1,
-        "licence_id": LICENCE_ID,
-        "version": version,
-        "licensee": {"tenant": TENANT_ID, "legal_name": "Demo 株式会社", "class": "public", "country": "JP"},
+        "licence_id": licence_id,
+        "version": (supersedes or 0) + 1,
+        "supersedes": supersedes,
+        "issuer": ISSUER,
+        "licensee": {"tenant": TENANT_ID, "legal_name": LEGAL_NAME, "class": "public", "country": "JP"},
         "validity": {
             "not_before": (now - timedelta(minutes=5)).isoformat(),
             "not_after": (now + timedelta(days=365)).isoformat(),
+            "grace_days": 0,
+            "notice_days": RENEW_BEFORE.days,
         },
-        "grants": [{"id": "g1", "models": [model], "actions": ["chat", "completion"]}],
+        "grants": [
+            {
+                "id": "g1",
+                "models": [model],
+                "actions": ["chat", "completion"],
+                "purposes": ["*"],
+                "data_classes": sorted(REGISTERS.data_classes),
+                "regions": ["*"],
+                "tiers": ["*"],
+            }
+        ],
     }
-    await connection.execute(
-        "INSERT INTO licence (licence_id, version, tenant_id, document) VALUES ($1, $2, $3, $4::jsonb)",
-        LICENCE_ID, version, TENANT_ID, json.dumps(document),
-    )  # fmt: skip
-    return document
 
 
 async def _upstream(
     connection: Any, base_url: str, witness_url: str | None, model: dict[str, Any], profile: Profile
 ) -> None:
     await connection.execute(
-        "INSERT INTO upstream (upstream_id, model, base_url, served_model, witness_url, tier, region, site, profile)"
-        " VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9::jsonb)"
+        "INSERT INTO upstream (upstream_id, model, base_url, served_model, witness_url, tier, region, site, profile,"
+        " operator, country, accelerator, supply_chain)"
+        " VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9::jsonb, 'local', 'JP', 'cpu', $10::jsonb)"
         " ON CONFLICT (upstream_id) DO UPDATE SET model = excluded.model, base_url = excluded.base_url,"
         " served_model = excluded.served_model, witness_url = excluded.witness_url, tier = excluded.tier,"
-        " region = excluded.region, site = excluded.site, profile = excluded.profile",
+        " region = excluded.region, site = excluded.site, profile = excluded.profile,"
+        " supply_chain = excluded.supply_chain",
         UPSTREAM_ID, model["id"], base_url, model.get("served_model", model["id"]), witness_url, model["tier"],
-        model["region"], model["site"], msgspec.json.encode(profile).decode(),
+        model["region"], model["site"], msgspec.json.encode(profile).decode(), json.dumps({"engine": model["engine"]}),
     )  # fmt: skip
 
 
@@ -130,8 +165,9 @@ async def _key(connection: Any, data_dir: Path) -> str:
             return known
     key = new_key("demo", load_peppers(data_dir).current)
     await connection.execute(
-        "INSERT INTO api_key (key_id, tenant_id, mac, pepper_id, label) VALUES ($1, $2, $3, $4, 'make up')",
-        key.key_id, TENANT_ID, key.mac, key.pepper_id,
+        "INSERT INTO api_key (key_id, tenant_id, mac, pepper_id, label, purpose, data_class)"
+        " VALUES ($1, $2, $3, $4, 'make up', $5, $6)",
+        key.key_id, TENANT_ID, key.mac, key.pepper_id, PURPOSE, DATA_CLASS,
     )  # fmt: skip
     write_private(path, key.text)
     return key.text

@@ -5,37 +5,31 @@ from dataclasses import dataclass, field
 
 from billing.rating import RateCard
 from gateway.faults import Fault
-from gateway.identity.service import ApiKey
-from gateway.licensing.decide import LicenceIndex
+from gateway.identity.access import Access
+from gateway.identity.credentials import Credentials
+from gateway.licensing.decide import Grant, LicenceIndex
+from gateway.limits.levels import UNBOUNDED, LimitLevel, Limits
 from gateway.upstreams.types import Upstream
 
 
 @dataclass(frozen=True, slots=True)
-class Limits:
-    """What a tenant may use per calendar month of its zone, per minute and at once. Money in micro-yen."""
-
-    tokens_month: int
-    micro_yen_month: int
-    rpm: int
-    concurrency: int
-
-
-@dataclass(frozen=True, slots=True)
 class Tenant:
-    """A tenant and its limits; `zone` is an IANA time-zone name."""
+    """A tenant and its limits; `zone` is an IANA time-zone name, `sites` are the sites of its own."""
 
     tenant_id: str
     zone: str
     limits: Limits
+    sites: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)
 class Snapshot:
-    """Everything that decides about a request, as of `epoch`."""
+    """Everything that decides about a request, as of `epoch`. `projects` are limits by (tenant, project)."""
 
     epoch: int
     tenants: Mapping[str, Tenant] = field(default_factory=dict)
-    keys: Mapping[str, ApiKey] = field(default_factory=dict)
+    projects: Mapping[tuple[str, str], Limits] = field(default_factory=dict)
+    credentials: Credentials = field(default_factory=lambda: Credentials({}, {}, {}))
     licences: LicenceIndex = field(default_factory=dict)
     upstreams: Mapping[str, tuple[Upstream, ...]] = field(default_factory=dict)
     rate_cards: Mapping[str, tuple[RateCard, ...]] = field(default_factory=dict)
@@ -49,3 +43,15 @@ class Snapshot:
             if card.covers(at):
                 return card
         raise Fault("model_not_found", param="model", internal=f"no rate card for {model} at {at}")
+
+    def levels(self, tenant: Tenant, grant: Grant, access: Access) -> tuple[LimitLevel, ...]:
+        """The levels that a request counts at, from wide to narrow, limited or not."""
+        wide = (
+            LimitLevel("tenant", tenant.tenant_id, tenant.limits),
+            LimitLevel("licence", grant.rule_id, grant.limits),
+        )
+        narrow = LimitLevel("key", access.credential_id, access.limits)
+        if not access.project_id:
+            return (*wide, narrow)
+        project = self.projects.get((tenant.tenant_id, access.project_id), UNBOUNDED)
+        return (*wide, LimitLevel("project", access.project_id, project), narrow)

@@ -1,110 +1,198 @@
-"""Reads the configuration from PostgreSQL. The only SQL of this room."""
+"""Reads the configuration from PostgreSQL, after the first time only what changed. The only SQL of this room."""
 
+import asyncio
 import logging
-from datetime import datetime
-from typing import Any
-
-import msgspec
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, TypeVar
 
 from billing.rating import RateCard
-from gateway.identity.service import ApiKey
-from gateway.licensing.document import StoredLicence, compile_index, parse_document
-from gateway.tenancy.snapshot import Limits, Snapshot, Tenant
-from gateway.upstreams.types import Profile, Upstream
+from gateway.identity.credentials import ApiKey, Credentials, OAuthClient, OidcIssuer
+from gateway.licensing.trust import Trust
+from gateway.limits.levels import Limits
+from gateway.tenancy.licences import LicenceBook
+from gateway.tenancy.rows import (
+    card_of,
+    client_of,
+    issuer_of,
+    key_of,
+    licence_of,
+    limits_of,
+    tenant_of,
+    trust_key_of,
+    upstream_of,
+)
+from gateway.tenancy.snapshot import Snapshot, Tenant
+from gateway.upstreams.types import Upstream
 
 _LOG = logging.getLogger(__name__)
+_Value = TypeVar("_Value")
+
+TURN_S_MAX = 0.005
 
 
-def _micros(at: datetime | None) -> int | None:
-    return None if at is None else int(at.timestamp()) * 1_000_000 + at.microsecond
+@dataclass(frozen=True, slots=True)
+class Epoch:
+    """How far the book's configuration has come. `generation` moves when rows were deleted and all must be read anew;
+    `highest_at` is the highest stored time in microseconds since the epoch."""
+
+    epoch: int
+    generation: int
+    highest_at: int
 
 
-async def read_epoch(connection: Any) -> int:
-    """The number that every change of configuration raises."""
-    rows = await connection.fetch("SELECT epoch FROM config_epoch")
-    return int(rows[0]["epoch"])
+_EPOCH = """
+SELECT e.epoch, e.generation, (extract(epoch FROM c.highest_at) * 1000000)::bigint AS highest_at
+FROM config_epoch e, clock_mark c
+"""
+
+_ACCESS = (
+    "tenant_id, project_id, scopes, models, purposes, cidrs, purpose, data_class, tokens_month, micro_yen_month, rpm,"
+    " concurrency, expires_at, revoked_at"
+)
+
+# Rows that point at others come before those: then nothing is read without what it points at.
+_TABLES: Mapping[str, str] = {
+    "api_key": f"key_id, mac, pepper_id, {_ACCESS}",
+    "oauth_client": f"client_id, jwks::text AS jwks, binding, {_ACCESS}",
+    "oidc_issuer": f"issuer_id, issuer, audience, binding, {_ACCESS}",
+    "licence": "licence_id, version, tenant_id, envelope, parent_licence_id, revoked_at",
+    "project": "tenant_id, project_id, tokens_month, micro_yen_month, rpm, concurrency",
+    "tenant": "tenant_id, zone, sites, tokens_month, micro_yen_month, rpm, concurrency",
+    "trust_key": "key_id, role, party, public_key, not_before, not_after, revoked_at",
+    "upstream": (
+        "upstream_id, model, model_version, base_url, served_model, witness_url, country, region, site, tier,"
+        " profile::text AS profile, created_at, retired_at"
+    ),
+    "rate_card": ("rate_card_id, model, effective_from, effective_to, input_price, cached_input_price, output_price"),
+}
 
 
-async def read_snapshot(connection: Any) -> Snapshot:
-    """The whole configuration. The epoch is read first, so a change meanwhile only causes one more reading."""
-    epoch = await read_epoch(connection)
-    keys = await _keys(connection)  # before the tenants: then no key is without its tenant
-    return Snapshot(
-        epoch=epoch,
-        tenants=await _tenants(connection),
-        keys=keys,
-        licences=compile_index(await _licences(connection)),
-        upstreams=await _upstreams(connection),
-        rate_cards=await _rate_cards(connection),
-    )
+def _changed(table: str) -> str:
+    return f"SELECT {_TABLES[table]} FROM {table} WHERE changed_epoch > $1"  # noqa: S608 # names of our own
 
 
-async def _tenants(connection: Any) -> dict[str, Tenant]:
-    rows = await connection.fetch("SELECT tenant_id, zone, tokens_month, micro_yen_month, rpm, concurrency FROM tenant")
-    return {
-        row["tenant_id"]: Tenant(
-            row["tenant_id"],
-            row["zone"],
-            Limits(row["tokens_month"], row["micro_yen_month"], row["rpm"], row["concurrency"]),
+async def read_epoch(connection: Any) -> Epoch:
+    """The numbers that every change of configuration raises, and the highest stored time."""
+    rows = await connection.fetch(_EPOCH)
+    return Epoch(**dict(rows[0]))
+
+
+async def read_trust(connection: Any) -> Trust:
+    """All keys that may sign licences, or once might."""
+    keys = [trust_key_of(row) for row in await connection.fetch(_changed("trust_key"), -1)]
+    return Trust({key.key_id: key for key in keys})
+
+
+class Configuration:
+    """The rows a process has read, and the snapshots made of them. A reading takes only rows of a later epoch: the
+    epoch's lock makes them visible in order, so none can be missed."""
+
+    def __init__(self) -> None:
+        self._known = Epoch(-1, -1, 0)
+        self._clear()
+
+    def _clear(self) -> None:
+        self._tenants: dict[str, Tenant] = {}
+        self._projects: dict[tuple[str, str], Limits] = {}
+        self._keys: dict[str, ApiKey] = {}
+        self._clients: dict[str, OAuthClient] = {}
+        self._issuers: dict[str, OidcIssuer] = {}
+        self._upstreams: dict[str, Upstream] = {}
+        self._cards: dict[str, RateCard] = {}
+        self._licences = LicenceBook()
+
+    def stale(self, epoch: Epoch) -> bool:
+        """Whether there is anything to read."""
+        return (epoch.epoch, epoch.generation) != (self._known.epoch, self._known.generation)
+
+    async def read(self, connection: Any) -> Snapshot:
+        """The configuration as it is now. What changes meanwhile is read again next time."""
+        epoch = await read_epoch(connection)
+        since = self._known.epoch
+        if epoch.generation != self._known.generation:
+            self._clear()
+            since = -1
+        rows = {table: await connection.fetch(_changed(table), since) for table in _TABLES}
+        await self._take(rows)
+        self._known = epoch
+        return Snapshot(
+            epoch=epoch.epoch,
+            tenants=dict(self._tenants),
+            projects=dict(self._projects),
+            credentials=Credentials(
+                dict(self._keys), dict(self._clients), {issuer.issuer: issuer for issuer in self._issuers.values()}
+            ),
+            licences=self._licences.index,
+            upstreams=_by_model(self._upstreams.values()),
+            rate_cards=_cards_by_model(self._cards.values()),
         )
-        for row in rows
+
+    async def _take(self, rows: Mapping[str, list[Any]]) -> None:
+        known = _catalogue(self._upstreams.values())
+        _put(self._tenants, rows["tenant"], "tenant_id", tenant_of)
+        self._projects.update(((row["tenant_id"], row["project_id"]), limits_of(row)) for row in rows["project"])
+        _put(self._keys, rows["api_key"], "key_id", key_of)
+        _put(self._clients, rows["oauth_client"], "client_id", client_of)
+        _put(self._issuers, rows["oidc_issuer"], "issuer_id", issuer_of)
+        _put(self._cards, rows["rate_card"], "rate_card_id", card_of)
+        _put(self._upstreams, rows["upstream"], "upstream_id", upstream_of)
+        self._licences.take_keys(trust_key_of(row) for row in rows["trust_key"])
+        self._licences.take_rows(licence_of(row) for row in rows["licence"])
+        catalogue = _catalogue(self._upstreams.values())
+        if catalogue != known:
+            self._licences.take_catalogue(catalogue)
+        await _in_turns(self._licences.compile())
+
+
+def _put(into: dict[str, _Value], rows: Iterable[Any], key: str, value_of: Callable[[Any], _Value | None]) -> None:
+    """Replace what `rows` are now. A row that means nothing serves nobody, and stops nobody else."""
+    for row in rows:
+        into.pop(row[key], None)
+        try:
+            value = value_of(row)
+        except (ValueError, TypeError, OverflowError) as error:
+            _LOG.error("%s %s is not used: %s", key.removesuffix("_id"), row[key], error)
+            continue
+        if value is not None:
+            into[row[key]] = value
+
+
+async def _in_turns(steps: Iterator[None]) -> None:
+    """Walk `steps`, leaving the loop to requests every few milliseconds."""
+    began = time.monotonic()
+    for _ in steps:
+        if time.monotonic() - began > TURN_S_MAX:
+            await asyncio.sleep(0)
+            began = time.monotonic()
+
+
+def _catalogue(upstreams: Iterable[Upstream]) -> dict[str, frozenset[str]]:
+    versions: dict[str, set[str]] = {}
+    for upstream in upstreams:
+        versions.setdefault(upstream.model, set()).add(upstream.model_version)
+    return {model: frozenset(found) for model, found in versions.items()}
+
+
+def _by_model(upstreams: Iterable[Upstream]) -> dict[str, tuple[Upstream, ...]]:
+    """Newest version first, then by id."""
+    by_model: dict[str, list[Upstream]] = {}
+    for upstream in upstreams:
+        by_model.setdefault(upstream.model, []).append(upstream)
+    return {
+        model: tuple(
+            sorted(found, key=lambda one: ([-int(part) for part in one.model_version.split(".")], one.upstream_id))
+        )
+        for model, found in by_model.items()
     }
 
 
-async def _keys(connection: Any) -> dict[str, ApiKey]:
-    rows = await connection.fetch(
-        "SELECT key_id, tenant_id, mac, pepper_id, purpose, data_class, expires_at, revoked_at FROM api_key"
-    )
+def _cards_by_model(cards: Iterable[RateCard]) -> dict[str, tuple[RateCard, ...]]:
+    by_model: dict[str, list[RateCard]] = {}
+    for card in cards:
+        by_model.setdefault(card.model, []).append(card)
     return {
-        row["key_id"]: ApiKey(
-            row["key_id"], row["tenant_id"], bytes(row["mac"]), row["pepper_id"], row["purpose"], row["data_class"],
-            _micros(row["expires_at"]), _micros(row["revoked_at"]),
-        )
-        for row in rows
-    }  # fmt: skip
-
-
-async def _licences(connection: Any) -> list[StoredLicence]:
-    rows = await connection.fetch("SELECT licence_id, document::text AS document, signed, revoked_at FROM licence")
-    licences = []
-    for row in rows:
-        try:
-            document = parse_document(row["document"])
-        except ValueError as error:  # msgspec's errors too; one bad licence grants nothing and stops nobody else
-            _LOG.error("licence %s is not compiled: %s", row["licence_id"], error)
-            continue
-        licences.append(StoredLicence(document, row["signed"], row["revoked_at"] is not None))
-    return licences
-
-
-async def _upstreams(connection: Any) -> dict[str, tuple[Upstream, ...]]:
-    rows = await connection.fetch(
-        "SELECT upstream_id, model, base_url, served_model, witness_url, tier, region, site,"
-        " profile::text AS profile, created_at"
-        " FROM upstream ORDER BY upstream_id"
-    )
-    by_model: dict[str, tuple[Upstream, ...]] = {}
-    for row in rows:
-        try:
-            profile = msgspec.json.decode(row["profile"], type=Profile)
-        except ValueError as error:  # one bad row serves nobody and stops nobody else
-            _LOG.error("upstream %s is not used: %s", row["upstream_id"], error)
-            continue
-        upstream = Upstream(**{**dict(row), "profile": profile, "created_at": _micros(row["created_at"]) or 0})
-        by_model[upstream.model] = (*by_model.get(upstream.model, ()), upstream)
-    return by_model
-
-
-async def _rate_cards(connection: Any) -> dict[str, tuple[RateCard, ...]]:
-    rows = await connection.fetch(
-        "SELECT rate_card_id, model, effective_from, effective_to, input_price, cached_input_price, output_price"
-        " FROM rate_card ORDER BY model, effective_from DESC"
-    )
-    by_model: dict[str, tuple[RateCard, ...]] = {}
-    for row in rows:
-        card = RateCard(
-            row["rate_card_id"], row["model"], _micros(row["effective_from"]) or 0, _micros(row["effective_to"]),
-            row["input_price"], row["cached_input_price"], row["output_price"],
-        )  # fmt: skip
-        by_model[card.model] = (*by_model.get(card.model, ()), card)
-    return by_model
+        model: tuple(sorted(found, key=lambda card: card.effective_from, reverse=True))
+        for model, found in by_model.items()
+    }

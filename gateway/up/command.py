@@ -19,6 +19,7 @@ def register(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") 
     parser.add_argument("--model", metavar="NAME", help="the model to serve")
     parser.add_argument("--port", type=_port, help="data port (default 8080, or a free one)")
     parser.add_argument("--ops-port", type=_port, help="operations port (default 8081, or a free one)")
+    parser.add_argument("--admin-port", type=_port, help="admin port (default 8082, or a free one)")
     # SUPPRESS: `sekisho --data-dir X up` has set it before, and a default here would undo that
     parser.add_argument("--data-dir", default=argparse.SUPPRESS, help="default: SEKISHO_DATA_DIR, else ./.sekisho")
     parser.add_argument("--parent", type=int, help=argparse.SUPPRESS)  # pid of the make to stop with
@@ -36,6 +37,7 @@ def main(arguments: argparse.Namespace) -> int:
         model=arguments.model or None,
         port=arguments.port,
         ops_port=arguments.ops_port,
+        admin_port=arguments.admin_port,
         parent=arguments.parent,
     )
     return asyncio.run(run(options))

@@ -17,4 +17,5 @@ class Options:
     model: str | None
     port: int | None
     ops_port: int | None
+    admin_port: int | None
     parent: int | None

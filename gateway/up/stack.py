@@ -23,12 +23,14 @@ from gateway.up.supervisor import Supervisor
 
 DEFAULT_PORT = 8080
 DEFAULT_OPS_PORT = 8081
+DEFAULT_ADMIN_PORT = 8082
 # The sum of the longest of each group, 18.5 s, stays below the 20 s that `wire.md` allows.
 STOP_ORDER = (("gateway",), ("worker", "engine"), ("valkey", "postgresql"))
 _GATEWAY_STOP_S_MAX = 8.5
 _GATEWAY_DRAIN_S = "4"  # for its streams, and as long again for its settlements
 _GATEWAY_READY_S_MAX = 30.0
 _CODE = Path(__file__).resolve().parents[2]  # children run the code that we run, installed or not
+GatewayPorts = tuple[PortClaim, PortClaim, PortClaim]  # data, operations, administration
 _A = TypeVar("_A")
 _B = TypeVar("_B")
 
@@ -39,19 +41,21 @@ class Running:
 
     base_url: str
     ops_url: str
-    api_key: str
-    model: str
+    admin_url: str
+    access: DemoAccess
     engine: EngineKind
-    licence_path: str
 
     def up_json(self, pids: Mapping[str, int]) -> dict[str, object]:
         """The content of `up.json`; keys of parts that do not exist are absent."""
         return {
             "base_url": self.base_url,
-            "api_key": self.api_key,
-            "model": self.model,
+            "api_key": self.access.api_key,
+            "model": self.access.model,
+            "admin_url": self.admin_url,
+            "admin_key": self.access.admin_key,
             "ops_url": self.ops_url,
-            "licence_path": self.licence_path,
+            "licence_path": str(self.access.licence_path),
+            "trust_path": str(self.access.trust_path),
             "engine": self.engine,
             "pids": {"supervisor": os.getpid(), **pids},
         }
@@ -82,18 +86,19 @@ class Stack:
         """
         port = self._claim(self._options.port, DEFAULT_PORT, "PORT")
         ops_port = self._claim(self._options.ops_port, DEFAULT_OPS_PORT, "OPS_PORT")
+        admin_port = self._claim(self._options.admin_port, DEFAULT_ADMIN_PORT, "ADMIN_PORT")
         engine = await self._choose_engine()
-        access, _ = await _together(self._start_gateway_on_stores(engine, port, ops_port), self._start_engine(engine))
+        ports = (port, ops_port, admin_port)
+        access, _ = await _together(self._start_gateway_on_stores(engine, ports), self._start_engine(engine))
         base_url = f"http://{LOOPBACK}:{port.port}/v1"
         with step(self._steps, "first request") as current:
             current.detail = f"first token after {await first_request(base_url, access.api_key, access.model):.2f} s"
         return Running(
             base_url=base_url,
             ops_url=f"http://{LOOPBACK}:{ops_port.port}",
-            api_key=access.api_key,
-            model=access.model,
+            admin_url=f"http://{LOOPBACK}:{admin_port.port}/admin/v1",
+            access=access,
             engine=engine.kind,
-            licence_path=str(access.licence_path),
         )
 
     def publish(self, running: Running) -> None:
@@ -157,12 +162,12 @@ class Stack:
             await self._keep(engine.command, lambda: serves(engine.base_url, engine.model_id), engine.ready_s_max)
             current.detail = f"serves {engine.model_id}"
 
-    async def _start_gateway_on_stores(self, engine: Engine, port: PortClaim, ops_port: PortClaim) -> DemoAccess:
+    async def _start_gateway_on_stores(self, engine: Engine, ports: GatewayPorts) -> DemoAccess:
         await _together(self._start_postgresql(), self._start_valkey())
         with step(self._steps, "migrations"):
             await self.supervisor.run(self._sekisho("migrate"))
         access = await self._seed(engine)
-        await _together(self._start_gateway(port, ops_port), self._start_worker())
+        await _together(self._start_gateway(*ports), self._start_worker())
         return access
 
     async def _seed(self, engine: Engine) -> DemoAccess:
@@ -176,11 +181,12 @@ class Stack:
                 engine=engine.kind,
             )
 
-    async def _start_gateway(self, port: PortClaim, ops_port: PortClaim) -> None:
-        numbers = ("--host", LOOPBACK, "--port", str(port.port), "--ops-port", str(ops_port.port))
+    async def _start_gateway(self, port: PortClaim, ops_port: PortClaim, admin_port: PortClaim) -> None:
+        numbers = ("--roles", "data,admin", "--host", LOOPBACK, "--port", str(port.port), "--ops-port",
+                   str(ops_port.port), "--admin-port", str(admin_port.port))  # fmt: skip
         with step(self._steps, "gateway"):
-            port.release()
-            ops_port.release()
+            for claim in (port, ops_port, admin_port):
+                claim.release()
             command = self._sekisho("gateway", *numbers, stop_s_max=_GATEWAY_STOP_S_MAX)
             ready = f"http://{LOOPBACK}:{port.port}/readyz"
             await self._keep(command, lambda: is_ok(ready), _GATEWAY_READY_S_MAX)

@@ -30,8 +30,8 @@ class Profile(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 class Upstream(msgspec.Struct, frozen=True):
     """One engine endpoint. `base_url` ends in `/v1`; `witness_url`, where the engine keeps a record of what it served,
-    answers `GET <witness_url>/<attempt_id>`. `created_at` in
-    microseconds since the epoch."""
+    answers `GET <witness_url>/<attempt_id>`. `created_at` in microseconds since the epoch; `country` is ISO 3166-1
+    alpha-2, `site` names the building or cluster, which may be a tenant's own."""
 
     upstream_id: str
     model: str
@@ -43,3 +43,5 @@ class Upstream(msgspec.Struct, frozen=True):
     site: str
     profile: Profile
     created_at: int
+    model_version: str = "1.0.0"
+    country: str = "JP"

@@ -14,8 +14,8 @@ from loadtests.overhead.rounds import chat_body
 from loadtests.overhead.wrk import post
 from loadtests.stack import ROOT
 
-# Statements of the process and not of a request: configuration, heartbeat, refusal counts, `/readyz`.
-BACKGROUND = ("read_epoch", "_tenants", "_keys", "_licences", "_upstreams", "_rate_cards", "Heartbeat.")
+# Statements of the process and not of a request: configuration, heartbeat, last uses of credentials.
+BACKGROUND = ("read_epoch", "Configuration.", "CredentialUses.", "Heartbeat.")
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,8 +14,9 @@ NOW = 1_795_489_348_000_000
 def an_open_row(tenant_id: str, **changes: Any) -> OpenRow:
     """A row at dispatch."""
     values: dict[str, Any] = {
-        "request_id": str(uuid_utils.uuid7()), "tenant_id": tenant_id, "key_id": "k" * 12, "model": "model-1",
-        "action": "chat", "purpose": "general", "data_class": "restricted", "region": "jp-east", "tier": "heavy",
+        "request_id": str(uuid_utils.uuid7()), "tenant_id": tenant_id, "key_id": "k" * 12, "project_id": "",
+        "model": "model-1", "model_version": "1.0.0", "action": "chat", "purpose": "general",
+        "data_class": "restricted", "country": "JP", "region": "jp-east", "tier": "heavy",
         "site": "site-1", "upstream_id": "u1", "rule_id": "lic/g1", "licence_id": "lic", "licence_version": 1,
         "epoch": 7, "rate_card_id": "card-1", "instance_id": "gateway-test", "period": "202611", "stream": True,
         "held_tokens": 100, "held_micro_yen": 48_000, "opened_at": NOW,

@@ -7,9 +7,8 @@ import socket
 import struct
 from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
-from tests.e2e.stack import Stack
 from tests.e2e.tenants import Tenant
 
 CHAT = "/v1/chat/completions"
@@ -30,6 +29,14 @@ class Answer:
         """The error object of the OpenAI dialect."""
         found: dict[str, Any] = json.loads(self.body)["error"]
         return found
+
+
+class Listening(Protocol):
+    """Anything with a data port: a stack, or one more gateway on its stores."""
+
+    @property
+    def port(self) -> int:
+        """The data port."""
 
 
 class Wire:
@@ -90,7 +97,7 @@ class Wire:
 
 
 @contextlib.asynccontextmanager
-async def connected(stack: Stack, receive_buffer: int = 0) -> AsyncIterator[Wire]:
+async def connected(stack: Listening, receive_buffer: int = 0) -> AsyncIterator[Wire]:
     """A connection to the data port; `receive_buffer` in bytes makes ours small, so that not reading is noticed."""
     client = socket.socket()
     if receive_buffer:
@@ -125,7 +132,7 @@ def request(tenant: Tenant, body: bytes | Mapping[str, Any], *, path: str = CHAT
     return f"POST {path} HTTP/1.1\r\n{head}\r\n".encode("latin-1") + data
 
 
-async def exchange(stack: Stack, data: bytes) -> Answer:
+async def exchange(stack: Listening, data: bytes) -> Answer:
     """Send `data` on a connection of its own and read the one answer."""
     async with connected(stack) as wire:
         await wire.send(data)

@@ -163,7 +163,7 @@ def stack(
 ) -> Iterator[Stack]:
     """A stack of its own in `data_dir`, with an engine of `kind`; all of it is gone at the end. `environment` is added
     to ours."""
-    ports = ("--port", str(free_port()), "--ops-port", str(free_port()))
+    ports = ("--port", str(free_port()), "--ops-port", str(free_port()), "--admin-port", str(free_port()))
     log = data_dir.with_name(data_dir.name + ".log")
     with log.open("wb") as output:
         process = subprocess.Popen(

@@ -1,8 +1,8 @@
 """Tenants, keys, licences and models of the tests, written into the book as `gateway.tenancy.seed` does it."""
 
-import json
 import secrets
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -11,8 +11,10 @@ import msgspec
 
 from gateway.identity.keys import new_key
 from gateway.identity.secrets import load_peppers
+from gateway.tenancy.parties import LocalParties
 from gateway.upstreams.types import Profile
 from tests.e2e.stack import Stack, until
+from tests.licences import a_licence
 
 INPUT_PRICE, CACHED_INPUT_PRICE, OUTPUT_PRICE = 120, 60, 480
 CHAT_AND_COMPLETION = ("chat", "completion")
@@ -45,13 +47,15 @@ class Terms:
     concurrency: int = 4_096
     starts: timedelta = timedelta(minutes=-5)
     ends: timedelta = timedelta(days=30)
+    grant: Mapping[str, Any] = field(default_factory=dict)
 
 
 ALL = Terms()
 
 
-async def add_tenant(stack: Stack, terms: Terms = ALL, *, name: str = "t") -> Tenant:
-    """A tenant with a key and a licence that the gateway already knows when this returns."""
+async def add_tenant(stack: Stack, terms: Terms = ALL, *, name: str = "t", **licence: Any) -> Tenant:
+    """A tenant with a key and a licence that the gateway already knows when this returns; `licence` replaces parts of
+    its document."""
     tenant_id = f"{name}-{secrets.token_hex(4)}"
     licence_id = f"lic-{tenant_id}"
     connection = await stack.connect()
@@ -62,7 +66,7 @@ async def add_tenant(stack: Stack, terms: Terms = ALL, *, name: str = "t") -> Te
                 " VALUES ($1, $1, $2, $3, $4, $5)",
                 tenant_id, terms.tokens_month, terms.micro_yen_month, terms.rpm, terms.concurrency,
             )  # fmt: skip
-            await add_licence(connection, tenant_id, licence_id, terms)
+            await add_licence(stack, connection, tenant_id, licence_id, terms, **licence)
             key = await add_key(stack, connection, tenant_id)
     finally:
         await connection.close()
@@ -71,21 +75,17 @@ async def add_tenant(stack: Stack, terms: Terms = ALL, *, name: str = "t") -> Te
     return tenant
 
 
-async def add_licence(connection: Any, tenant_id: str, licence_id: str, terms: Terms, version: int = 1) -> None:
-    """A licence of one grant."""
+async def add_licence(
+    stack: Stack, connection: Any, tenant_id: str, licence_id: str, terms: Terms, version: int = 1, **changes: Any
+) -> dict[str, Any]:
+    """A signed licence of one grant; `changes` replace parts of the document, which is returned."""
     now = datetime.now(UTC)
-    document = {
-        "v": 1,
-        "licence_id": licence_id,
-        "version": version,
-        "licensee": {"tenant": tenant_id},
-        "validity": {"not_before": (now + terms.starts).isoformat(), "not_after": (now + terms.ends).isoformat()},
-        "grants": [{"id": "g1", "models": list(terms.models), "actions": list(terms.actions)}],
-    }
-    await connection.execute(
-        "INSERT INTO licence (licence_id, version, tenant_id, document) VALUES ($1, $2, $3, $4::jsonb)",
-        licence_id, version, tenant_id, json.dumps(document),
-    )  # fmt: skip
+    grant = {"id": "g1", "models": list(terms.models), "actions": list(terms.actions), **terms.grant}
+    document = a_licence(
+        tenant_id, licence_id, [grant], now + terms.starts, now + terms.ends, version=version, **changes
+    )
+    await LocalParties(stack.data_dir).store(connection, document)
+    return document
 
 
 async def add_key(stack: Stack, connection: Any, tenant_id: str, expires_at: datetime | None = None) -> tuple[str, str]:

@@ -13,11 +13,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import httpx
 import openai
 import psutil
 import pytest
 
 from gateway.up.folder import DataFolder
+from tests.e2e.stack import SEKISHO
 
 ROOT = Path(__file__).resolve().parents[2]
 READY_S_MAX = 120.0  # 10 s are promised on an idle machine
@@ -140,14 +142,44 @@ def _ask(ready: dict[str, Any]) -> str:
     return answer.choices[0].message.content or ""
 
 
+def _sekisho(data: Path, *arguments: str) -> "subprocess.CompletedProcess[str]":
+    argv = [str(SEKISHO), "--data-dir", str(data), *arguments]
+    return subprocess.run(argv, capture_output=True, text=True, timeout=30, check=False)
+
+
+def _licence_is_signed(data: Path, path: Path) -> None:
+    """The demo's licence verifies, and one flipped byte of its payload is found."""
+    assert path == data / "licences" / "lic-demo.dsse.json"
+    verified = _sekisho(data, "licence", "verify", str(path))
+    assert (verified.returncode, verified.stderr) == (0, "")
+    text = bytearray(path.read_bytes())
+    text[text.index(b'"payload":"') + 40] ^= 1
+    broken = path.with_name("broken.dsse.json")
+    broken.write_bytes(text)
+    refused = _sekisho(data, "licence", "verify", str(broken))
+    assert refused.returncode == 1
+    assert refused.stdout.split()[0] in ("signature_invalid", "malformed_envelope", "not_canonical")
+    broken.unlink()
+
+
+def _admin_answers(ready: dict[str, Any]) -> None:
+    for key, status in ((ready["admin_key"], 200), (ready["api_key"], 401)):
+        headers = {"authorization": f"Bearer {key}"}
+        assert httpx.get(ready["admin_url"] + "/tenants", headers=headers, trust_env=False).status_code == status
+
+
 def test_first_request_succeeds_and_up_json_says_all_that_it_takes(tmp_path: Path) -> None:
     with _make_up(tmp_path) as up:
         ready = up.wait_ready()
         assert stat.S_IMODE((up.data / "up.json").stat().st_mode) == 0o600
-        assert set(ready) == {"base_url", "api_key", "model", "ops_url", "licence_path", "engine", "pids"}
+        assert set(ready) == {
+            "base_url", "api_key", "model", "admin_url", "admin_key", "ops_url", "licence_path", "trust_path", "engine",
+            "pids",
+        }  # fmt: skip
         assert ready["base_url"].endswith("/v1")
         assert ready["engine"] == "scripted"
-        assert Path(ready["licence_path"]).exists()
+        _licence_is_signed(up.data, Path(ready["licence_path"]))
+        _admin_answers(ready)
         assert all(psutil.pid_exists(pid) for pid in ready["pids"].values())
         assert set(ready["pids"]) >= {"supervisor", "gateway", "worker", "engine", "postgresql", "valkey"}
         assert _ask(ready)
@@ -172,7 +204,7 @@ def test_everything_listens_on_loopback_only(tmp_path: Path) -> None:
         assert int(ready["base_url"].split(":")[2].removesuffix("/v1")) in ports
         assert int(ready["ops_url"].split(":")[2]) in ports
         assert {address for address, _ in listening} == {"127.0.0.1"}
-        assert len(listening) == 3  # data, operations, engine: the stores have no port at all
+        assert len(listening) == 4  # data, operations, administration, engine: the stores have no port at all
         sockets = [c.laddr for c in psutil.net_connections(kind="unix") if c.laddr and "sekisho-" in str(c.laddr)]
         assert all(len(os.fsencode(str(path))) < 100 for path in sockets)
 

@@ -10,11 +10,11 @@ from gateway.audit.record import RECORD_BYTES_MAX, AuditRecord
 
 def a_record(**changes: object) -> AuditRecord:
     longest = {
-        "request": "f" * 36, "tenant": "t" * 40, "key": "k" * 12, "model": "m" * 64, "action": "completion",
+        "request": "f" * 36, "tenant": "t" * 40, "key": "k" * 15, "model": "m" * 64, "action": "completion",
         "outcome": Outcome.UPSTREAM_TIMEOUT, "code": "remote_media_not_supported", "http": 503,
-        "rule": "g" * 24, "licence": "l" * 32 + "@2147483647", "epoch": 10**12,
+        "rule": "g" * 24, "licence": "l" * 32 + "@2147483647", "epoch": 10**10,
         "prompt": 10**9, "cached": 10**9, "completion": 10**9, "reasoning": 10**9, "micro_yen": 10**15,
-        "source": "checkpoint", "at": 10**16, "verb": "request:recover",
+        "source": "checkpoint", "at": 10**16 - 1, "verb": "request:recover",
     }  # fmt: skip
     return AuditRecord(**{**longest, **changes})  # type: ignore[arg-type] # the values' types differ by field
 

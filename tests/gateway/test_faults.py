@@ -10,9 +10,10 @@ from gateway.faults import CATALOGUE, Fault, language_of
 
 DOCUMENT = Path(__file__).parents[2] / "docs" / "errors.md"
 STATUS = {
-    "refused_invalid": {400, 404, 405, 408, 413, 415, 422, 431}, "refused_auth": {401}, "refused_licence": {403},
-    "refused_quota": {429}, "refused_rate": {429}, "refused_capacity": {503}, "upstream_failed": {502},
-    "upstream_timeout": {504}, "internal": {500}, "client_gone": {499},
+    "refused_invalid": {400, 404, 405, 408, 409, 413, 415, 422, 431}, "refused_auth": {401, 403},
+    "refused_licence": {403}, "refused_quota": {429}, "refused_rate": {429}, "refused_capacity": {503},
+    "upstream_failed": {502},
+    "upstream_timeout": {504}, "internal": {500}, "client_gone": {499}, "revoked": {403},
 }  # fmt: skip
 
 

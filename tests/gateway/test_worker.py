@@ -13,6 +13,7 @@ from redis.asyncio import Redis
 from billing.journal import Journal, Mark
 from billing.types import OpenRow, Usage
 from gateway.limits.holds import Holds
+from gateway.limits.levels import UNBOUNDED, LimitLevel
 from gateway.settings import Settings
 from gateway.tenancy.snapshot import Tenant
 from gateway.upstreams.client import Timeouts
@@ -83,13 +84,22 @@ class Left:
 
     async def request(self, *, delivered: bool, checkpoint: Usage | None = None) -> OpenRow:
         row = an_open_row(self.tenant.tenant_id, instance_id=self.instance_id, upstream_id=self.upstream_id)
-        await self.holds.reserve(row.request_id, self.tenant, "202611", 100, 48_000, self.instance_id)
+        await self.hold(row.request_id, tokens=100, micro_yen=48_000)
         await self.journal.opens.put(row)
         if delivered:
             await self.journal.marks.put(Mark(row.request_id, 1, True, Usage(), NOW))
         if checkpoint is not None:
             await self.journal.marks.put(Mark(row.request_id, 1, False, checkpoint, NOW))
         return row
+
+    async def hold(self, request_id: str, tokens: int, micro_yen: int) -> None:
+        tenant_id = self.tenant.tenant_id
+        levels = (
+            LimitLevel("tenant", tenant_id, self.tenant.limits),
+            LimitLevel("licence", "lic/g1", UNBOUNDED),
+            LimitLevel("key", "k" * 12, UNBOUNDED),
+        )
+        await self.holds.reserve(request_id, tenant_id, levels, "202611", tokens, micro_yen, self.instance_id)
 
     async def state(self, row: OpenRow) -> tuple[Any, ...]:
         found = await self.link.fetch(
@@ -166,20 +176,21 @@ async def test_sweep_ends_holds_of_settled_requests_and_of_requests_without_a_ro
     settled = await left.request(delivered=False)
     await left.journal.settlements.put(a_settlement(settled, Usage(20, 0, 10, 0)))  # killed before its release
     orphan = str(uuid_utils.uuid7())  # killed before its row
-    await left.holds.reserve(orphan, left.tenant, "202611", 70, 1, left.instance_id)
+    await left.hold(orphan, tokens=70, micro_yen=1)
     await rounds(worker, 0, 2)
     assert await left.held() == set()
     valkey: Any = Redis.from_url(stores.valkey_url, decode_responses=True)
     use = await valkey.hgetall(f"sekisho:use:{left.tenant.tenant_id}:202611")
     await valkey.aclose()
-    assert (use["used_tokens"], use["held_tokens"]) == ("30", "0")
+    for level in ("", "licence:lic/g1 ", f"key:{'k' * 12} "):
+        assert (use[f"{level}used_tokens"], use[f"{level}held_tokens"]) == ("30", "0")
 
 
 async def test_work_of_a_living_process_is_left_alone(worker: Worker, left: Left, monkeypatch: Any) -> None:
     monkeypatch.setattr("gateway.worker.HOLD_AGE_S_MIN", -1)
     row = await left.request(delivered=True)
     held_only = str(uuid_utils.uuid7())
-    await left.holds.reserve(held_only, left.tenant, "202611", 70, 1, left.instance_id)
+    await left.hold(held_only, tokens=70, micro_yen=1)
     beat = "INSERT INTO instance (instance_id, kind) VALUES ($1, 'gateway')"
     await left.link.fetch(beat, left.instance_id)
     for second in range(int(3 * DEAD_AFTER_S)):
@@ -194,7 +205,7 @@ async def test_hold_whose_answer_got_lost_ends_though_its_process_lives(
     worker: Worker, left: Left, monkeypatch: Any
 ) -> None:
     held_only = str(uuid_utils.uuid7())
-    await left.holds.reserve(held_only, left.tenant, "202611", 70, 1, left.instance_id)
+    await left.hold(held_only, tokens=70, micro_yen=1)
     await left.link.fetch("INSERT INTO instance (instance_id, kind) VALUES ($1, 'gateway')", left.instance_id)
     monkeypatch.setattr("gateway.worker.HOLD_AGE_S_MIN", -1)
     await rounds(worker, 0, 3)

@@ -56,7 +56,7 @@ class Row:
 
 @dataclass(frozen=True, slots=True)
 class Counters:
-    """Valkey's counters of one tenant and period."""
+    """Valkey's counters of one level of a tenant in one period."""
 
     used_tokens: int = 0
     used_micro_yen: int = 0
@@ -67,13 +67,13 @@ class Counters:
 @dataclass(frozen=True, slots=True)
 class Facts:
     """Everything there is to know. `records` by attempt id; `gateway_deaths` by instance id, `engine_deaths` a list, in
-    unix seconds; `counters` by tenant and period."""
+    unix seconds; `counters` by tenant, level within it ('' is the tenant's own) and period."""
 
     seen: Sequence[Seen]
     rows: Mapping[str, Row]
     records: Mapping[str, Usage]
     cards: Mapping[str, RateCard]
-    counters: Mapping[tuple[str, str], Counters]
+    counters: Mapping[tuple[str, str, str], Counters]
     holds: Sequence[str]
     buried: int
     gateway_deaths: Mapping[str, float]
@@ -211,11 +211,12 @@ def _counters(facts: Facts, found: Findings) -> None:
         tokens, micro_yen = booked.get((row.tenant_id, row.period), (0, 0))
         if row.period:
             booked[row.tenant_id, row.period] = (tokens + row.usage.total, micro_yen + row.micro_yen)
-    for key in {*booked, *facts.counters}:
-        one = facts.counters.get(key, Counters())
+    # A tenant of the harness has one licence and one key, so every level counts the same.
+    for key in {*((tenant_id, "", period) for tenant_id, period in booked), *facts.counters}:
+        one, used = facts.counters.get(key, Counters()), booked.get((key[0], key[2]), (0, 0))
         if min(one.used_tokens, one.used_micro_yen, one.held_tokens, one.held_micro_yen) < 0:
             found.negative_balances.append(f"{key}: {one}")
         elif one.held_tokens or one.held_micro_yen:
             found.holds_left.append(f"{key}: {one}")
-        if (one.used_tokens, one.used_micro_yen) != booked.get(key, (0, 0)):
-            found.mismatched.append(f"{key}: Valkey says {one}, the journal {booked.get(key)}")
+        if (one.used_tokens, one.used_micro_yen) != used:
+            found.mismatched.append(f"{key}: Valkey says {one}, the journal {used}")

@@ -111,9 +111,11 @@ async def _holds(valkey: Any) -> list[str]:
     return [hold async for key in valkey.scan_iter(match="sekisho:holds:*") for hold in await valkey.hkeys(key)]
 
 
-async def _counters(valkey: Any) -> dict[tuple[str, str], Counters]:
-    found = {}
+async def _counters(valkey: Any) -> dict[tuple[str, str, str], Counters]:
+    found: dict[tuple[str, str, str], dict[str, int]] = {}
     async for key in valkey.scan_iter(match="sekisho:use:*"):
         tenant_id, _, period = key.removeprefix("sekisho:use:").rpartition(":")
-        found[tenant_id, period] = Counters(**{name: int(value) for name, value in (await valkey.hgetall(key)).items()})
-    return found
+        for field, value in (await valkey.hgetall(key)).items():
+            level, _, name = field.rpartition(" ")
+            found.setdefault((tenant_id, level, period), {})[name] = int(value)
+    return {place: Counters(**sums) for place, sums in found.items()}

@@ -22,12 +22,14 @@ from billing.rating import RateCard
 from gateway.identity.keys import new_key
 from gateway.identity.secrets import load_peppers
 from gateway.migrations.run import migrate
+from gateway.tenancy.parties import LocalParties
 from gateway.up.folder import DataFolder
 from gateway.up.ports import LOOPBACK, PortClaim, claim_any
 from gateway.up.probe import is_ok
 from gateway.up.processes import Child, Command, until_ready
 from gateway.up.stores import PostgreSQL, Valkey
 from tests.kill.failpoints import LOG_VARIABLE, VARIABLE
+from tests.licences import a_licence
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 READY_S_MAX = 30.0
@@ -209,6 +211,7 @@ async def running(root: Path) -> AsyncIterator[Stack]:
 
 async def _seed(stack: Stack) -> None:
     pepper = load_peppers(stack.folder.root).current
+    parties = LocalParties(stack.folder.root)
     connection = await asyncpg.connect(stack.dsn)
     try:
         for tenant_id in TENANTS:
@@ -223,10 +226,8 @@ async def _seed(stack: Stack) -> None:
                 "INSERT INTO api_key (key_id, tenant_id, mac, pepper_id) VALUES ($1, $2, $3, $4)",
                 key.key_id, tenant_id, key.mac, key.pepper_id,
             )  # fmt: skip
-            await connection.execute(
-                "INSERT INTO licence (licence_id, version, tenant_id, document) VALUES ($1, 1, $2, $3::jsonb)",
-                f"lic-{tenant_id}", tenant_id, json.dumps(_licence(tenant_id)),
-            )  # fmt: skip
+            grant = {"id": "g1", "models": [PACED, QUICK], "actions": ["chat", "completion"]}
+            await parties.store(connection, a_licence(tenant_id, f"lic-{tenant_id}", [grant]))
         for model, card in CARDS.items():
             await connection.execute(
                 "INSERT INTO upstream (upstream_id, model, base_url, served_model, witness_url, tier, region, site,"
@@ -241,14 +242,3 @@ async def _seed(stack: Stack) -> None:
             )  # fmt: skip
     finally:
         await connection.close()
-
-
-def _licence(tenant_id: str) -> dict[str, Any]:
-    return {
-        "v": 1,
-        "licence_id": f"lic-{tenant_id}",
-        "version": 1,
-        "licensee": {"tenant": tenant_id, "legal_name": tenant_id, "class": "public", "country": "JP"},
-        "validity": {"not_before": "2026-01-01T00:00:00+09:00", "not_after": "2099-01-01T00:00:00+09:00"},
-        "grants": [{"id": "g1", "models": [PACED, QUICK], "actions": ["chat", "completion"]}],
-    }

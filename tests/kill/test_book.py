@@ -22,7 +22,7 @@ GOOD = Facts(
     rows={ID: ROW},
     records={f"{ID}-1": USAGE},
     cards={"m": RateCard("c", "m", 0, None, 120, 60, 480)},
-    counters={(TENANT, PERIOD): Counters(USAGE.total, PRICE)},
+    counters={(TENANT, "", PERIOD): Counters(USAGE.total, PRICE)},
     holds=[],
     buried=0,
     gateway_deaths={},
@@ -34,7 +34,7 @@ UNSEEN = [replace(CALL, request_id="", status=0)]
 
 def with_row(row: Row) -> Facts:
     """The good facts with another row; Valkey agrees with the journal."""
-    return replace(GOOD, rows={ID: row}, counters={(TENANT, PERIOD): Counters(row.usage.total, row.micro_yen)})
+    return replace(GOOD, rows={ID: row}, counters={(TENANT, "", PERIOD): Counters(row.usage.total, row.micro_yen)})
 
 
 def wrong(facts: Facts) -> set[str]:
@@ -57,7 +57,7 @@ def test_good_books_pass() -> None:
         (replace(GOOD, seen=[CALL, CALL]), {"doubled"}),
         (with_row(replace(ROW, debit=2 * PRICE, credit=2 * PRICE)), {"doubled"}),
         (with_row(replace(ROW, audits=2)), {"doubled"}),
-        (replace(GOOD, counters={(TENANT, PERIOD): Counters(2 * USAGE.total, 2 * PRICE)}), {"mismatched"}),
+        (replace(GOOD, counters={(TENANT, "", PERIOD): Counters(2 * USAGE.total, 2 * PRICE)}), {"mismatched"}),
         (replace(GOOD, records={f"{ID}-1": Usage(10, 2, 6, 1)}), {"mismatched"}),
         (replace(GOOD, records={}), {"mismatched"}),
         (replace(with_row(replace(ROW, source="witness")), records={}, engine_deaths=[AT + 1]), {"mismatched"}),
@@ -67,8 +67,9 @@ def test_good_books_pass() -> None:
         (replace(GOOD, seen=UNSEEN, gateway_deaths={"g1": AT + 60}), {"charged_undelivered"}),
         (replace(GOOD, seen=UNSEEN, gateway_deaths={"g2": AT + 2}), {"charged_undelivered"}),
         (replace(GOOD, holds=[ID]), {"holds_left"}),
-        (replace(GOOD, counters={(TENANT, PERIOD): Counters(USAGE.total, PRICE, 1, 1)}), {"holds_left"}),
-        (replace(GOOD, counters={(TENANT, PERIOD): Counters(USAGE.total, PRICE, -1, 0)}), {"negative_balances"}),
+        (replace(GOOD, counters={(TENANT, "", PERIOD): Counters(USAGE.total, PRICE, 1, 1)}), {"holds_left"}),
+        (replace(GOOD, counters={**GOOD.counters, (TENANT, "key:k", PERIOD): Counters(1, PRICE)}), {"mismatched"}),
+        (replace(GOOD, counters={(TENANT, "", PERIOD): Counters(USAGE.total, PRICE, -1, 0)}), {"negative_balances"}),
     ],
 )
 def test_each_wrong_is_found_under_its_name(facts: Facts, names: set[str]) -> None:

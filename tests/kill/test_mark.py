@@ -20,13 +20,15 @@ CHUNK = (
     b'{"content":"a"},"finish_reason":null}],"usage":{"prompt_tokens":5,"completion_tokens":1,"total_tokens":6}}'
 )
 
+SCOPE = {"type": "http", "scheme": "http", "method": "POST", "path": "/", "headers": []}
+
 
 class Client:
     """Takes what is sent; never leaves by itself."""
 
     def __init__(self) -> None:
         self.sent: list[Any] = []
-        self.inbound = Inbound({"type": "http", "headers": []}, self._receive, self._send)
+        self.inbound = Inbound(SCOPE, self._receive, self._send)
 
     async def _receive(self) -> Any:
         await asyncio.Event().wait()
