@@ -1,14 +1,19 @@
 """One admin plane per session on the session's PostgreSQL."""
 
+import asyncio
+import contextlib
+import socket
 from collections.abc import AsyncIterator
 
 import asyncpg
 import pytest
 import pytest_asyncio
+import uvicorn
 
-from gateway.control.app import admin_app
+from gateway.control.app import PREFIX, admin_app
 from gateway.control.bootstrap import ensure_admin_key
 from gateway.control.plane import Plane, pool_of
+from gateway.edge.http_protocol import SekishoProtocol
 from gateway.identity.secrets import load_peppers
 from gateway.identity.shared import FailedAttempts
 from gateway.limits.scripts import Scripts
@@ -30,6 +35,24 @@ async def admin(stores: Stores, tmp_path_factory: pytest.TempPathFactory) -> Asy
         app = admin_app(Plane(pool, load_peppers(data_dir)), FailedAttempts(scripts, 60))
         yield Administration(app, Administrator(app, key), data_dir, stores.dsn)
         await scripts.close()
+
+
+class _Server(uvicorn.Server):
+    def capture_signals(self):  # type: ignore[no-untyped-def] # the test's process keeps its own
+        return contextlib.nullcontext()
+
+
+@pytest_asyncio.fixture(scope="session")
+async def url(admin: Administration) -> AsyncIterator[str]:
+    """The plane on a port."""
+    listener = socket.create_server(("127.0.0.1", 0))
+    config = uvicorn.Config(admin.app, http=SekishoProtocol, ws="none", lifespan="off", log_config=None)
+    server = _Server(config)
+    task = asyncio.create_task(server.serve(sockets=[listener]))
+    yield f"http://127.0.0.1:{listener.getsockname()[1]}{PREFIX}"
+    server.should_exit = True
+    await task
+    listener.close()
 
 
 @pytest_asyncio.fixture

@@ -30,7 +30,6 @@ def an_issuer(url: str) -> dict[str, str]:
         ("/tenants/{tenant}/issuers", an_issuer("https://a:99999"), "issuer"),
         ("/tenants/{tenant}/issuers", an_issuer("https://user@login.example"), "issuer"),
         ("/tenants/{tenant}/issuers", an_issuer("https://login.example/#x"), "issuer"),
-        ("/tenants/{tenant}/clients", {"label": "x", "jwks": {"keys": [], "foo": 1.5}}, "jwks"),
     ],
 )
 async def test_field_that_means_nothing_is_named(

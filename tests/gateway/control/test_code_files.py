@@ -95,6 +95,15 @@ def test_tenant_of_two_files_is_told_at_the_second(tmp_path: Path) -> None:
     ]
 
 
+@pytest.mark.parametrize("part", ["trust_keys", "upstreams"])
+def test_refused_part_without_entries_is_told_at_its_name(tmp_path: Path, part: str) -> None:
+    files = load(written(tmp_path, a=GOOD, b=f"v: 1\n\n{part}: []\n"), "en")
+    place = files.place(part, "permission_denied")
+    assert (place.file.name, place.line, place.column, place.field) == ("b.yaml", 3, 1, part)
+    whole = files.place("", "invalid_type")
+    assert (whole.file.name, whole.line, whole.column) == ("a.yaml", 1, 1)
+
+
 def test_scalars_are_what_they_look_like(tmp_path: Path) -> None:
     text = GOOD.replace("label: app", "label: NO\n        expires_at: 2099-01-01T00:00:00+09:00")
     files = load(written(tmp_path, acme=text), "en")

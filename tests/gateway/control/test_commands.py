@@ -1,21 +1,18 @@
 """The command line asks the admin plane over HTTP: what it prints programs can read, and codes tell how it went."""
 
 import asyncio
-import contextlib
 import json
 import socket
-from collections.abc import AsyncIterator, Callable
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
 import pytest
-import pytest_asyncio
-import uvicorn
 
 from gateway.cli import main
-from gateway.control.app import PREFIX
-from gateway.edge.http_protocol import SekishoProtocol
+from gateway.control.client import REQUEST_BYTES_MAX
+from gateway.control.door import BODY_BYTES_MAX
 from gateway.identity.keys import key_id_of
 from gateway.licensing.decide import models_of
 from tests.conftest import read_snapshot
@@ -24,25 +21,6 @@ from tests.gateway.control.parties import Parties
 from tests.gateway.control.test_code_files import GOOD
 from tests.gateway.control.test_licences import NOW
 from tests.gateway.control.world import Estate, an_upstream
-
-
-class _Server(uvicorn.Server):
-    def capture_signals(self):  # type: ignore[no-untyped-def] # the test's process keeps its own
-        return contextlib.nullcontext()
-
-
-@pytest_asyncio.fixture(scope="module")
-async def url(admin: Administration) -> AsyncIterator[str]:
-    """The plane on a port."""
-    listener = socket.create_server(("127.0.0.1", 0))
-    config = uvicorn.Config(admin.app, http=SekishoProtocol, ws="none", lifespan="off", log_config=None)
-    server = _Server(config)
-    task = asyncio.create_task(server.serve(sockets=[listener]))
-    yield f"http://127.0.0.1:{listener.getsockname()[1]}{PREFIX}"
-    server.should_exit = True
-    await task
-    listener.close()
-
 
 Sekisho = Callable[..., Any]
 
@@ -232,3 +210,48 @@ async def test_file_that_is_no_text_is_one_line_and_not_a_trace(
     code, out, err = await sekisho(*command, binary)
     assert (code, out) == (2, "")
     assert err.startswith("sekisho: ") and err.count("\n") == 1
+
+
+async def unchecked(sekisho: Sekisho, *arguments: object) -> str:
+    """The one line on the standard error of a command that could not ask: exit code 2, and nothing else."""
+    code, out, err = await sekisho(*arguments)
+    assert (code, out, err.count("\n")) == (2, "", 1), (code, out, err)
+    assert err.startswith("sekisho: ")
+    return str(err)
+
+
+async def test_file_that_cannot_be_sent_is_told_in_one_line(sekisho: Sekisho, tmp_path: Path) -> None:
+    file = tmp_path / "file"
+    for content, words in ((b"\xff\xfe\x00", "cannot be read: not UTF-8"), (b"x" * 40_000_000, "is too large")):
+        file.write_bytes(content)
+        assert words in await unchecked(sekisho, "licence", "submit", file)
+        assert words in await unchecked(sekisho, "client", "add", "acme", "--jwks", file)
+    file.write_text("[" * 200_000)
+    assert "holds no JSON" in await unchecked(sekisho, "client", "add", "acme", "--jwks", file)
+
+
+async def test_key_that_is_none_and_address_that_is_none_are_told_in_one_line(
+    sekisho: Sekisho, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "key"
+    for content in (b"\xff\xfe", "ska_鍵".encode(), b"ska_a\nb"):
+        file.write_bytes(content)
+        assert "admin key" in await unchecked(sekisho, "tenant", "list", "--admin-key-file", file)
+    for url in ("http://[", "http://a:99999", "http://a..b", "ftp://a", "http://a/\u00e9", "http://a\nb"):
+        await unchecked(sekisho, "tenant", "list", "--admin-url", url)
+    monkeypatch.setenv("SEKISHO_ADMIN_KEY", "ska_a\r\nx: y")
+    assert "admin key" in await unchecked(sekisho, "tenant", "list")
+
+
+@pytest.mark.parametrize("noted", ["[]", "[" * 200_000, '{"admin_url": 1, "admin_key": []}', "\ud800"])
+async def test_note_of_a_stack_that_is_damaged_is_as_good_as_none(sekisho: Sekisho, tmp_path: Path, noted: str) -> None:
+    (tmp_path / "up.json").write_bytes(noted.encode("utf-8", "surrogatepass"))
+    assert "no admin plane is known" in await unchecked(sekisho, "tenant", "list")
+
+
+async def test_more_than_the_plane_takes_is_not_sent(sekisho: Sekisho, tmp_path: Path) -> None:
+    assert REQUEST_BYTES_MAX == BODY_BYTES_MAX
+    for name in ("a", "b", "c"):
+        keys = "".join(f"      - label: {number:0200}\n" for number in range(4_500))
+        (tmp_path / f"{name}.yaml").write_text(GOOD.replace("acme", name).replace("      - label: app\n", keys))
+    assert "too large" in await unchecked(sekisho, "plan", "-f", tmp_path)

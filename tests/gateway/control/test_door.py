@@ -1,16 +1,23 @@
 """Admin keys: in force or not at all, guessed in vain, and the first one made by whoever holds the data folder."""
 
+import asyncio
+import http.client
 import json
 import stat
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import asyncpg
 import pytest
+from asyncpg.exceptions._base import DataError as ClientDataError
 
+from gateway.control import reading
 from gateway.control.bootstrap import ensure_admin_key
+from gateway.control.refusals import is_unavailable
+from gateway.control.work_store import hold_write_lock
 from gateway.identity.keys import key_id_of
 from tests.conftest import Stores
 from tests.gateway.control.admin import Administration, Administrator, tenant_body
@@ -42,6 +49,95 @@ async def test_key_that_is_revoked_while_its_body_arrives_writes_nothing(admin: 
     assert not await database.fetchval("SELECT true FROM tenant WHERE tenant_id = $1", body["tenant_id"])
     acted = "SELECT count(*) FROM audit_pending WHERE log = 'administration' AND record LIKE $1"
     assert await database.fetchval(acted, f'%"key_id":"{issued["key_id"]}","role"%"{body["tenant_id"]}"%') == 0
+
+
+async def records_of(database: Any, issued: Any) -> int:
+    """How many acts of a key are recorded."""
+    query = "SELECT count(*) FROM audit_pending WHERE record::jsonb->'actor'->>'key_id' = $1"
+    count: int = await database.fetchval(query, issued["key_id"])
+    return count
+
+
+@pytest.mark.parametrize(
+    ("ends", "code"), [("expires_at = now()", "key_expired"), ("role = 'auditor'", "invalid_api_key")]
+)
+async def test_key_that_ends_or_changes_while_the_body_arrives_writes_nothing(
+    admin: Administration, database: Any, ends: str, code: str
+) -> None:
+    issued = await admin.root.good("POST", "/admin-keys", {"role": "platform_admin"})
+    text = json.dumps(tenant_body()).encode()
+
+    async def dribbled() -> AsyncIterator[bytes]:
+        yield text[:10]
+        await database.execute(f"UPDATE admin_key SET {ends} WHERE key_id = $1", issued["key_id"])  # noqa: S608
+        yield text[10:]
+
+    headers = {"content-type": "application/json"}
+    somebody = Administrator(admin.app, issued["key"])
+    status, error = await somebody.error("POST", "/tenants", content=dribbled(), extra_headers=headers)
+    assert (status, error["code"]) == (401, code)
+    assert await records_of(database, issued) == 0
+
+
+async def test_key_that_ends_while_its_change_waits_for_another_writes_nothing(
+    admin: Administration, database: Any, stores: Stores
+) -> None:
+    issued = await admin.root.good("POST", "/admin-keys", {"role": "platform_admin"})
+    body = tenant_body()
+    holder = await asyncpg.connect(stores.dsn)
+    try:
+        async with holder.transaction():
+            await hold_write_lock(holder)
+            asked = asyncio.create_task(Administrator(admin.app, issued["key"]).error("POST", "/tenants", body))
+            waiting = "SELECT true FROM pg_locks WHERE locktype = 'advisory' AND NOT granted"
+            while not await database.fetchval(waiting):
+                assert not asked.done(), asked.result()
+            await holder.execute("UPDATE admin_key SET revoked_at = now() WHERE key_id = $1", issued["key_id"])
+        status, error = await asked
+    finally:
+        await holder.close()
+    assert (status, error["code"]) == (401, "key_revoked")
+    assert not await database.fetchval("SELECT true FROM tenant WHERE tenant_id = $1", body["tenant_id"])
+    assert await records_of(database, issued) == 0
+
+
+async def test_failure_of_ours_is_a_500_and_the_connection_goes_on(
+    admin: Administration, url: str, monkeypatch: pytest.MonkeyPatch, tenant: str
+) -> None:
+    async def broken(*_: Any) -> Any:
+        raise asyncpg.DataError("wrong")
+
+    monkeypatch.setattr(reading, "usage", broken)
+    address = urlsplit(url)
+
+    def ask() -> list[tuple[int, Any]]:
+        connection = http.client.HTTPConnection(address.hostname or "", address.port, timeout=10)
+        connection.connect()
+        opened, answers = connection.sock, []
+        for path in (f"/tenants/{tenant}/usage", "/whoami", f"/tenants/{tenant}/usage"):
+            connection.request("GET", address.path + path, headers={"authorization": f"Bearer {admin.root.key}"})
+            response = connection.getresponse()
+            answers.append((response.status, json.loads(response.read())))
+            assert connection.sock is opened
+        connection.close()
+        return answers
+
+    answers = await asyncio.to_thread(ask)
+    assert [status for status, _ in answers] == [500, 200, 500]
+    assert answers[0][1]["error"]["code"] == "internal" and "wrong" not in str(answers[0][1])
+
+
+@pytest.mark.parametrize(
+    ("error", "passes"),
+    [(asyncpg.CannotConnectNowError(""), True), (asyncpg.TooManyConnectionsError(""), True),
+     (asyncpg.AdminShutdownError(""), True), (asyncpg.QueryCanceledError(""), True), (TimeoutError(), True),
+     (asyncpg.LockNotAvailableError(""), True), (asyncpg.ConnectionDoesNotExistError(""), True),
+     (asyncpg.InterfaceError("connection is closed"), True), (ConnectionRefusedError(), True),
+     (asyncpg.DataError(""), False), (asyncpg.CharacterNotInRepertoireError(""), False),
+     (asyncpg.UndefinedColumnError(""), False), (ClientDataError("x"), False), (KeyError(), False)],
+)  # fmt: skip
+def test_only_what_passes_by_itself_is_told_as_unavailable(error: Exception, passes: bool) -> None:
+    assert is_unavailable(error) is passes
 
 
 async def test_expired_admin_key_is_refused_also_by_a_clock_that_was_set_back(

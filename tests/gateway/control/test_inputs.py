@@ -6,8 +6,10 @@ from typing import Any
 import pytest
 
 from gateway.control.door import BODY_BYTES_MAX
+from gateway.licensing.keys import SigningKey
 from tests.gateway.control.admin import Administration, Administrator, tenant_body
-from tests.gateway.control.world import a_rate_card, an_upstream
+from tests.gateway.control.parties import trust_body
+from tests.gateway.control.world import a_jwks, a_rate_card, an_upstream
 
 JSON = {"content-type": "application/json"}
 
@@ -102,7 +104,12 @@ async def test_body_is_not_read_before_the_caller_is_known(admin: Administration
 @pytest.mark.parametrize(
     ("method", "path", "status", "code"),
     [("GET", "/nothing", 404, "route_not_found"), ("DELETE", "/tenants", 405, "method_not_allowed"),
-     ("GET", "/tenants/", 404, "route_not_found"), ("PUT", "/whoami", 405, "method_not_allowed")],
+     ("GET", "/tenants/", 404, "route_not_found"), ("PUT", "/whoami", 405, "method_not_allowed"),
+     *[("GET", f"/{kind}/{name}", 404, "object_not_found")
+       for kind in ("tenants", "keys", "clients", "issuers", "licences", "trust-keys", "upstreams", "rate-cards")
+       for name in ("%00", "a%00b", "%ff")],
+     ("POST", "/admin-keys/%00/revoke", 404, "object_not_found"),
+     ("GET", "/tenants/%00/usage", 404, "object_not_found")],
 )  # fmt: skip
 async def test_route_that_is_not_there_is_told_in_the_form_of_all_errors(
     admin: Administration, method: str, path: str, status: int, code: str
@@ -115,7 +122,9 @@ async def test_route_that_is_not_there_is_told_in_the_form_of_all_errors(
     ("path", "query", "param"),
     [("/tenants", {"limit": "0"}, "limit"), ("/tenants", {"limit": "1001"}, "limit"), ("/tenants", {"x": "1"}, "x"),
      ("/tenants", {"after": "a/b"}, "after"), ("/audit", {"from": "yesterday"}, "from"),
-     ("/audit", {"before": "0"}, "before"), ("/licences", {"tenant": "A"}, "tenant")],
+     ("/audit", {"before": "0"}, "before"), ("/licences", {"tenant": "A"}, "tenant"),
+     ("/licences", {"after": "\0"}, "after"), ("/audit", {"from": "0001-01-01T00:00:00+14:00"}, "from"),
+     ("/audit", {"object": "\0"}, "object")],
 )  # fmt: skip
 async def test_query_that_does_not_fit_is_named(
     admin: Administration, path: str, query: dict[str, str], param: str
@@ -127,7 +136,8 @@ async def test_query_that_does_not_fit_is_named(
 @pytest.mark.parametrize(
     ("query", "param"),
     [({"from": "x"}, "from"), ({"to": "0001-01-01"}, "to"), ({"zone": "Mars/Base"}, "zone"),
-     ({"group_by": "colour"}, "group_by")],
+     ({"group_by": "colour"}, "group_by"), ({"from": "2026-02-01", "to": "2026-01-01"}, "to"),
+     ({"from": "2026-02-01", "to": "2026-02-01"}, "to"), ({"from": "2020-01-01", "to": "2026-01-01"}, "to")],
 )  # fmt: skip
 async def test_usage_query_that_does_not_fit_is_named(
     admin: Administration, tenant: str, query: dict[str, str], param: str
@@ -144,6 +154,14 @@ async def test_usage_query_that_does_not_fit_is_named(
         ({"profile": {"context_tokens": 1}}, "profile"), ({"supply_chain": {"x": 0.5}}, "supply_chain"),
         ({"supply_chain": {"x": "y" * 20_000}}, "supply_chain"),
         ({"profile": {"context_tokens": 1, "max_output_tokens": 1, "extra_params": ["cache_salt"]}}, "profile"),
+        ({"profile": {"context_tokens": 1, "max_output_tokens": 0}}, "profile"),
+        ({"profile": {"context_tokens": 2**53, "max_output_tokens": 1}}, "profile"),
+        ({"profile": {"context_tokens": 1, "max_output_tokens": 1, "image_tokens": -1}}, "profile"),
+        ({"profile": {"context_tokens": 1, "max_output_tokens": 1, "modalities": ["smell", "text"]}}, "profile"),
+        ({"supply_chain": {"x": [2**53]}}, "supply_chain"),
+        ({"base_url": "http://a:0/v1"}, "base_url"), ({"base_url": "http:///v1"}, "base_url"),
+        ({"base_url": "http://u:p@a/v1"}, "base_url"), ({"base_url": "http://a?/v1"}, "base_url"),
+        ({"witness_url": "http://[::1"}, "witness_url"), ({"witness_url": "http://a#b"}, "witness_url"),
     ],
 )  # fmt: skip
 async def test_upstream_that_could_not_be_used_is_refused(
@@ -153,12 +171,58 @@ async def test_upstream_that_could_not_be_used_is_refused(
     assert (status, error["code"], error["param"]) == (400, "invalid_value", param)
 
 
+@pytest.mark.parametrize("base_url", ["http://[::1]:8000/v1", "https://a_b.example:65535/x/v1", "http://192.0.2.1/v1"])
+async def test_upstream_may_have_an_address_and_a_port(admin: Administration, base_url: str) -> None:
+    assert (await admin.root.good("POST", "/upstreams", an_upstream(base_url=base_url)))["base_url"] == base_url
+
+
+@pytest.mark.parametrize(
+    "issuer",
+    ["https://[", "https://a:99999", "https://u:p@a.example", "https://@a.example", "https://a.example#x",
+     "https://a.example?x", "https://a.example?", "https://", "https://a\\b", "http://a.example"],
+)  # fmt: skip
+async def test_issuer_that_is_no_plain_url_is_refused(admin: Administration, tenant: str, issuer: str) -> None:
+    body = {"issuer": issuer, "audience": "a"}
+    status, error = await admin.root.error("POST", f"/tenants/{tenant}/issuers", body)
+    assert (status, error["code"], error["param"]) == (400, "invalid_value", "issuer")
+    assert error["cure"]
+
+
+@pytest.mark.parametrize(
+    "at",
+    ["0001-01-01T00:00:00Z", "0001-01-01T00:00:00+14:00", "1969-12-31T23:59:59Z", "9999-12-31T23:59:59-14:00",
+     "9999-01-01T00:00:00Z"],
+)  # fmt: skip
+async def test_time_beyond_the_years_that_are_kept_is_refused(admin: Administration, tenant: str, at: str) -> None:
+    trust = {**trust_body(SigningKey.generate(), "issuer", "x"), "not_before": at}
+    for path, body, param in (
+        ("/rate-cards", a_rate_card(effective_from=at), "effective_from"), ("/trust-keys", trust, "not_before"),
+        (f"/tenants/{tenant}/keys", {"expires_at": at}, "expires_at"),
+    ):  # fmt: skip
+        status, error = await admin.root.error("POST", path, body)
+        assert (status, error["code"], error["param"]) == (400, "invalid_value", param)
+
+
+async def test_refused_method_names_every_one_that_is_taken(admin: Administration, tenant: str) -> None:
+    for path, methods in (("/tenants", "GET, POST"), (f"/tenants/{tenant}", "GET, PATCH"), ("/apply", "POST")):
+        assert (await admin.root.ask("DELETE", path)).headers["allow"] == methods
+
+
+@pytest.mark.parametrize("raw", [b"", b"[]", b'"x"', b"1"])
+async def test_body_that_is_no_object_is_told_as_the_body(admin: Administration, raw: bytes) -> None:
+    _, error = await admin.root.error("POST", "/tenants", content=raw, extra_headers=JSON)
+    assert (error["param"], error["message"]) == (
+        "body", "The field body has the wrong type: a JSON object was expected.",
+    )  # fmt: skip
+
+
 @pytest.mark.parametrize(
     "jwks",
     [
         {}, {"keys": []}, {"keys": [{"kty": "oct", "k": "AAAA"}]}, {"keys": "x"}, {"keys": [1]},
         {"keys": [{"kty": "OKP", "crv": "Ed25519", "x": "A" * 43, "d": "A" * 43}]},
         {"keys": [{"kty": "RSA", "n": "AQAB", "e": "AQAB"}]},
+        {"keys": [{**a_jwks()["keys"][0], "foo": 1.5}]}, {"keys": [{**a_jwks()["keys"][0], "foo": [2**60]}]},
     ],
 )  # fmt: skip
 async def test_client_with_a_private_weak_or_symmetric_key_is_refused(

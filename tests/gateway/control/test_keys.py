@@ -1,13 +1,13 @@
 """Keys through the admin plane: shown once, rotated with an overlap, revoked for good."""
 
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from gateway.identity.access import Access
 from gateway.identity.credentials import ApiKey
 from gateway.identity.keys import key_id_of, matches
 from gateway.identity.secrets import load_peppers
-from tests.gateway.control.admin import Administration
+from tests.gateway.control.admin import Administration, tenant_body
 
 
 async def test_key_is_shown_once_and_its_text_is_nowhere_in_the_book(
@@ -80,3 +80,20 @@ async def test_last_use_is_shown(admin: Administration, tenant: str, database: A
     assert (await admin.root.good("GET", f"/keys/{key_id}"))["last_used_at"] == "2026-11-01T00:00:00Z"
     listed = (await admin.root.good("GET", f"/tenants/{tenant}/keys"))["data"]
     assert [row["last_used_at"] for row in listed] == ["2026-11-01T00:00:00Z"]
+
+
+async def test_key_that_was_rotated_out_does_not_come_back(admin: Administration, tenant: str) -> None:
+    old = await admin.root.good("POST", f"/tenants/{tenant}/keys", {"label": "app"})
+    path = f"/keys/{old['key_id']}"
+    await admin.root.good("POST", f"{path}/rotate", {"overlap_s": 3600})
+    ends = (await admin.root.good("GET", path))["expires_at"]
+    for wanted in (None, "2099-01-01T00:00:00Z"):
+        status, error = await admin.root.error("PATCH", path, {"expires_at": wanted})
+        assert (status, error["code"], error["param"]) == (409, "wrong_state", "expires_at")
+    desired: Any = {"tenants": [{**tenant_body(tenant), "keys": [{"key_id": old["key_id"], "label": "app"}]}]}
+    applied = await admin.root.good("POST", "/apply", {"desired": desired})
+    assert [change["kind"] for change in applied["changes"] if change["effect"] == "drift"] == ["key"]
+    assert (await admin.root.good("GET", path))["expires_at"] == ends
+    sooner = datetime.now(UTC) + timedelta(minutes=1)
+    changed = await admin.root.good("PATCH", path, {"expires_at": sooner.isoformat(), "label": "old"})
+    assert datetime.fromisoformat(changed["expires_at"]) == sooner

@@ -174,3 +174,47 @@ async def test_taken_id_reads_like_a_free_one_to_who_has_not_every_signature(
         status, error = await engineer.error("POST", "/licences", {"envelope": seal(probe, own_keys)})
         told.append((status, {**error, "request_id": ""}))
     assert told[0] == told[1]
+
+
+async def test_signed_licence_of_a_taken_id_is_refused_like_a_free_one_as_long_as_it_would_be_refused(
+    admin: Administration, parties: Parties, tenant: str
+) -> None:
+    other = (await admin.root.good("POST", "/tenants", _tenant(tenant)))["tenant_id"]
+    engineer = await admin.somebody("si_engineer", other)
+    names = [f"l-{tenant}", f"r-{tenant}"]
+    for name in names:
+        taken = {**licence_document(tenant, parties.issuer), "licence_id": name}
+        await admin.root.good("POST", "/licences", {"envelope": await parties.sealed(taken)})
+    await admin.root.good("POST", f"/licences/{names[1]}/revoke", {"reason": "over"})
+    keys = [parties.keys[parties.issuer], await parties.licensee(other)]
+    own = licence_document(other, parties.issuer)
+    past = {"not_before": "2020-01-01T00:00:00Z", "not_after": "2021-01-01T00:00:00Z"}
+    unknown = [{"id": "g1", "models": ["m1"], "actions": ["fly"]}]
+    for number, change in (
+        (1, {}), (2, {"version": 2, "supersedes": 1}), (2, {"grants": unknown}), (2, {"validity": past}),
+    ):  # fmt: skip
+        answers = set()
+        for name in (*names, f"f-{tenant}"):
+            envelope = seal({**own, **change, "licence_id": name}, keys[:number])
+            status, error = await engineer.error("POST", "/licences", {"envelope": envelope})
+            del error["request_id"]
+            answers.add((status, json.dumps(error).replace(name, "NAME")))
+        assert len(answers) == 1, answers
+
+
+async def test_engineer_is_answered_alike_for_foreign_and_free_parents(
+    admin: Administration, parties: Parties, tenant: str
+) -> None:
+    foreign = licence_document(tenant, parties.issuer, delegation={"allowed": True, "max_depth": 1})
+    await admin.root.good("POST", "/licences", {"envelope": await parties.sealed(foreign)})
+    own = (await admin.root.good("POST", "/tenants", _tenant(tenant)))["tenant_id"]
+    engineer, third = await admin.somebody("si_engineer", own), f"{tenant}-t"
+    await parties.licensee(third)
+    answers = set()
+    for name in (foreign["licence_id"], f"free-{tenant}"):
+        parent = {"licence_id": name, "version": 1}
+        envelope = await parties.sealed(licence_document(own, third, parent=parent, licence_id=f"c-{tenant}"))
+        status, error = await engineer.error("POST", "/licences", {"envelope": envelope})
+        del error["request_id"]
+        answers.add((status, json.dumps(error).replace(name, "NAME")))
+    assert len(answers) == 1 and "parent_missing" in str(answers), answers

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 import uuid_utils
 
-from tests.gateway.control.admin import Administration, licence_document
+from tests.gateway.control.admin import Administration, licence_document, tenant_body
 from tests.gateway.control.parties import Parties
 from tests.gateway.control.world import an_upstream
 
@@ -145,3 +145,45 @@ async def test_model_that_was_asked_for_in_vain_is_gained_by_the_licence_that_gr
     )  # fmt: skip
     assert gained["before"] == {"refusal": "no_grant", "rule": ""}
     assert (await admin.root.good("POST", "/licences/simulate", {"document": document}))["changed"] == 0
+
+
+async def test_what_another_licence_lost_since_is_no_change_of_the_licence_tried(
+    admin: Administration, parties: Parties, tenant: str, document: Any, database: Any
+) -> None:
+    other = licence_document(
+        tenant, parties.issuer, licence_id=f"old-{tenant}", grants=[{**GRANT, "purposes": ["legal"]}]
+    )
+    await admin.root.good("POST", "/licences", {"envelope": await parties.sealed(other)})
+    await Journal(database, tenant, document["licence_id"]).add(3)
+    asked = await Journal(database, tenant, other["licence_id"]).add(2, purpose="legal")
+    unchanged = {"document": document}
+    assert (await admin.root.good("POST", "/licences/simulate", unchanged))["moved"] == 0
+    await admin.root.good("POST", f"/licences/{other['licence_id']}/revoke", {"reason": "over"})
+    answer = await admin.root.good("POST", "/licences/simulate", unchanged)
+    assert (answer["replayed"], answer["changed"], answer["moved"]) == (5, 0, 2)
+    assert "2 were decided otherwise since then" in answer["text"]
+    japanese = await admin.root.good("POST", "/licences/simulate", unchanged, language="ja")
+    assert "すでに結果が異なる判定が2件" in japanese["text"]
+    wider = {**document, "grants": [{**GRANT, "purposes": ["general", "research", "legal"]}]}
+    (gained,) = (await admin.root.good("POST", "/licences/simulate", {"document": wider}))["changes"]
+    assert (gained["kind"], gained["n"], gained["examples"]) == ("gained", 2, asked)
+    assert gained["before"]["refusal"] != ""
+
+
+async def test_engineer_does_not_learn_from_a_simulation_whether_a_parent_exists(
+    admin: Administration, parties: Parties, tenant: str, document: Any, database: Any
+) -> None:
+    foreign = (await admin.root.good("POST", "/tenants", tenant_body()))["tenant_id"]
+    delegating = licence_document(
+        foreign, parties.issuer, grants=[GRANT], delegation={"allowed": True, "max_depth": 1, "to": [tenant]}
+    )
+    await admin.root.good("POST", "/licences", {"envelope": await parties.sealed(delegating)})
+    await Journal(database, tenant, document["licence_id"]).add(1)
+    engineer = await admin.somebody("si_engineer", tenant)
+    changed = []
+    for asking in (engineer, admin.root):
+        for name in (delegating["licence_id"], "lic-free"):
+            parent = {"licence_id": name, "version": 1}
+            child = {**document, "issuer": foreign, "parent": parent, "validity": delegating["validity"]}
+            changed.append((await asking.good("POST", "/licences/simulate", {"document": child}))["changed"])
+    assert changed == [1, 1, 0, 1]
