@@ -1,0 +1,126 @@
+"""Metering complete: media tokens, the time of booking, an outbox, the engines' records, the platform's account."""
+
+from alembic import op
+
+revision = "0003"
+down_revision = "0002"
+
+_TABLES = (
+    """
+ALTER TABLE journal
+  ADD COLUMN image_tokens bigint NOT NULL DEFAULT 0,
+  ADD COLUMN audio_tokens bigint NOT NULL DEFAULT 0,
+  ADD COLUMN booked_at timestamptz""",
+    """
+ALTER TABLE journal_progress
+  ADD COLUMN image_tokens bigint NOT NULL DEFAULT 0,
+  ADD COLUMN audio_tokens bigint NOT NULL DEFAULT 0""",
+    # What was settled before this column counted at its settlement.
+    "ALTER TABLE journal DISABLE TRIGGER journal_forward",
+    "UPDATE journal SET booked_at = settled_at WHERE settled_at IS NOT NULL",
+    "ALTER TABLE journal ENABLE TRIGGER journal_forward",
+    "CREATE INDEX journal_booked ON journal (tenant_id, booked_at) WHERE booked_at IS NOT NULL",
+    "DROP INDEX journal_usage",
+    # The watermark of a tenant: everything before it is invoiced and closed. Settlement reads the row under a share
+    # lock, closing moves it under an exclusive one, so no settlement can land before a watermark that it has not seen.
+    """
+CREATE TABLE billing_account (
+  tenant_id text PRIMARY KEY REFERENCES tenant,
+  closed_until timestamptz NOT NULL DEFAULT '-infinity'
+)""",
+    "INSERT INTO billing_account (tenant_id) SELECT tenant_id FROM tenant",
+    """
+CREATE TABLE outbox (
+  id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+  kind text NOT NULL,
+  tenant_id text NOT NULL,
+  request_id uuid,
+  payload jsonb NOT NULL DEFAULT '{}',
+  created_at timestamptz NOT NULL DEFAULT now()
+)""",
+    """
+CREATE TABLE witness_record (
+  attempt_id text PRIMARY KEY,
+  upstream_id text NOT NULL,
+  model text NOT NULL,
+  state text NOT NULL CHECK (state IN ('finished', 'aborted')),
+  prompt_tokens bigint NOT NULL,
+  cached_tokens bigint NOT NULL,
+  image_tokens bigint NOT NULL,
+  audio_tokens bigint NOT NULL,
+  completion_tokens bigint NOT NULL,
+  reasoning_tokens bigint NOT NULL,
+  finish_reason text NOT NULL DEFAULT '',
+  started_at timestamptz NOT NULL,
+  ended_at timestamptz NOT NULL,
+  read_at timestamptz NOT NULL DEFAULT now(),
+  reconciled_at timestamptz
+)""",
+    "CREATE INDEX witness_record_new ON witness_record (read_at) WHERE reconciled_at IS NULL",
+    """
+CREATE TABLE witness_cursor (
+  upstream_id text NOT NULL,
+  file text NOT NULL,
+  next bigint NOT NULL,
+  PRIMARY KEY (upstream_id, file)
+)""",
+    # What no tenant pays for, with its reason. Append-only.
+    """
+CREATE TABLE platform_usage (
+  attempt_id text PRIMARY KEY,
+  upstream_id text NOT NULL,
+  model text NOT NULL,
+  reason text NOT NULL CHECK (reason IN ('never_delivered', 'superseded', 'uncollected', 'probe', 'unjournaled')),
+  prompt_tokens bigint NOT NULL CHECK (prompt_tokens >= 0),
+  cached_tokens bigint NOT NULL,
+  image_tokens bigint NOT NULL,
+  audio_tokens bigint NOT NULL,
+  completion_tokens bigint NOT NULL CHECK (completion_tokens >= 0),
+  reasoning_tokens bigint NOT NULL,
+  ended_at timestamptz NOT NULL,
+  created_at timestamptz NOT NULL DEFAULT now()
+)""",
+)
+
+_FUNCTIONS = (
+    """
+CREATE FUNCTION open_billing_account() RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER
+SET search_path = public, pg_temp AS $$ BEGIN
+  INSERT INTO billing_account (tenant_id) VALUES (NEW.tenant_id) ON CONFLICT DO NOTHING;
+  RETURN NULL;
+END $$""",
+    "CREATE TRIGGER tenant_account AFTER INSERT ON tenant FOR EACH ROW EXECUTE FUNCTION open_billing_account()",
+    (
+        "CREATE TRIGGER platform_keep BEFORE UPDATE OR DELETE ON platform_usage"
+        " FOR EACH ROW EXECUTE FUNCTION refuse_change()"
+    ),
+)
+
+_GRANTS = (
+    (
+        "GRANT SELECT ON billing_account, outbox, witness_record, witness_cursor, platform_usage"
+        " TO sekisho_app, sekisho_auditor"
+    ),
+    "GRANT UPDATE ON billing_account TO sekisho_app",
+    "GRANT INSERT, DELETE ON outbox TO sekisho_app",
+    "GRANT INSERT, UPDATE ON witness_record, witness_cursor TO sekisho_app",
+    "GRANT INSERT ON platform_usage TO sekisho_app",
+)
+
+
+def upgrade() -> None:
+    for statement in (*_TABLES, *_FUNCTIONS, *_GRANTS):
+        op.execute(statement)
+
+
+def downgrade() -> None:
+    for statement in (
+        "DROP TRIGGER tenant_account ON tenant",
+        "DROP TABLE platform_usage, witness_cursor, witness_record, outbox, billing_account",
+        "DROP FUNCTION open_billing_account()",
+        "DROP INDEX journal_booked",
+        "CREATE INDEX journal_usage ON journal (tenant_id, settled_at) WHERE settled_at IS NOT NULL",
+        "ALTER TABLE journal_progress DROP COLUMN image_tokens, DROP COLUMN audio_tokens",
+        "ALTER TABLE journal DROP COLUMN image_tokens, DROP COLUMN audio_tokens, DROP COLUMN booked_at",
+    ):
+        op.execute(statement)
