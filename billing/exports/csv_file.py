@@ -12,7 +12,7 @@ import io
 from collections.abc import Iterator
 
 from billing.exports.times import period_dates
-from billing.exports.wording import Language, content, explained, percent, unit, words
+from billing.exports.wording import Language, content, explained, percent, unit
 from billing.invoices.types import Invoice, Line
 
 COLUMNS = (
@@ -20,7 +20,7 @@ COLUMNS = (
     "registration_number", "recipient", "row", "line", "description", "model", "token_kind", "tier", "rate_card_id",
     "quantity", "unit", "unit_price_yen", "per", "tax_rate_percent", "reduced", "amount_yen", "tax_yen",
 )  # fmt: skip
-"""Names of the columns: the same in both languages, so that a macro that reads one reads the other."""
+"""The same in both languages, as the values of `row` and `kind` are, so that a macro that reads one reads the other."""
 
 _FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n", "＝", "＋", "－", "＠")
 
@@ -28,7 +28,7 @@ _Row = dict[str, str | int]
 
 
 def render(invoice: Invoice, language: Language) -> bytes:
-    """The table. Descriptions, units and names of rows are in `language`."""
+    """The table. Descriptions and units are in `language`."""
     text = io.StringIO(newline="")
     writer = csv.DictWriter(text, COLUMNS, restval="", lineterminator="\r\n")
     writer.writeheader()
@@ -58,17 +58,16 @@ def _document(invoice: Invoice) -> _Row:
 
 
 def _rows(invoice: Invoice, language: Language) -> Iterator[_Row]:
-    names = words(language)["row"]
     for line in invoice.lines:
-        yield {"row": names["line"], **_line(line, language)}
+        yield {"row": "line", **_line(line, language)}
     for tax in invoice.taxes:
         yield {
-            "row": names["tax"], "tax_rate_percent": percent(tax.tax_permille), "reduced": int(tax.reduced),
+            "row": "tax", "tax_rate_percent": percent(tax.tax_permille), "reduced": int(tax.reduced),
             "amount_yen": tax.taxable_yen, "tax_yen": tax.tax_yen,
         }  # fmt: skip
     if invoice.prepaid_yen:
-        yield {"row": names["prepaid"], "amount_yen": invoice.prepaid_yen}
-    yield {"row": names["payable"], "amount_yen": invoice.payable_yen, "tax_yen": invoice.tax_yen}
+        yield {"row": "prepaid", "amount_yen": invoice.prepaid_yen}
+    yield {"row": "payable", "amount_yen": invoice.payable_yen, "tax_yen": invoice.tax_yen}
 
 
 def _line(line: Line, language: Language) -> _Row:

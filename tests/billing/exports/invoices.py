@@ -76,6 +76,8 @@ BOTH_RATES = an_invoice(
     a_line(4, kind="package", token_kind="", model="災害備蓄パン", quantity=2, unit="package", unit_price=540, per=1,
            tax_permille=80, reduced=True),
 )  # fmt: skip
+EXEMPT = an_invoice(a_line(1), a_line(2, tax_permille=0, token_kind="output"))
+ABROAD = replace(EXEMPT, recipient=replace(RECIPIENT, name="Überwachung GmbH", country="DE", postal_code="10115"))
 PREPAID = an_invoice(*ORDINARY.lines, prepaid_yen=100_000)
 ZERO = an_invoice(a_line(1, quantity=100))
 LONG = an_invoice(
@@ -98,6 +100,6 @@ CREDIT_NOTE = an_invoice(
     reason="10月14日の障害に伴う返金",
 )
 ALL = {
-    "ordinary": ORDINARY, "both_rates": BOTH_RATES, "prepaid": PREPAID, "zero": ZERO, "long": LONG, "draft": DRAFT,
+    "ordinary": ORDINARY, "both_rates": BOTH_RATES, "prepaid": PREPAID, "zero": ZERO, "exempt": EXEMPT, "abroad": ABROAD, "long": LONG, "draft": DRAFT,
     "credit_note": CREDIT_NOTE,
 }  # fmt: skip
