@@ -15,8 +15,8 @@ UNITS_MAX = 10**6
 
 
 class Commitment(msgspec.Struct, frozen=True, tag_field="kind", tag="commitment", forbid_unknown_fields=True):
-    """At least `minimum_yen` a month, without tax, for the lines of `models` (empty: of all). What is missing is charged
-    as one line."""
+    """At least `minimum_yen` a month, without tax, for the lines of `models` (empty: of all). What is missing is
+    charged as one line."""
 
     minimum_yen: int
     models: tuple[str, ...] = ()

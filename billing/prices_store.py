@@ -7,6 +7,8 @@ by the database (`asyncpg.RestrictViolationError`).
 from collections.abc import Collection
 from typing import Any
 
+import uuid_utils
+
 from billing.agreements import Agreement, Credit, check_agreement, dump_agreement, parse_agreement
 from billing.off_peak import check_off_peak
 from billing.prices import BadTerms, dump_terms, parse_terms
@@ -73,7 +75,8 @@ def card_of(row: Any) -> RateCard:
     terms = parse_terms(row["terms"])
     return RateCard(
         row["rate_card_id"], row["model"], row["effective_from"], row["effective_to"], row["input_price"],
-        row["cached_input_price"], row["output_price"], row["family"], row["tenant_id"], terms, terms.image, terms.audio,
+        row["cached_input_price"], row["output_price"], row["family"], row["tenant_id"], terms, terms.image,
+        terms.audio,
     )  # fmt: skip
 
 
@@ -137,21 +140,20 @@ async def agreements_of(connection: Any, tenant_id: str) -> list[Agreement]:
     ]  # fmt: skip
 
 
-async def put_credit(connection: Any, credit: Credit, entry_id: str, note: str = "") -> None:
-    """Keep money paid ahead, and book it (`entry_id`, a UUIDv7, names the entries). Raises `BadTerms`, or
-    `asyncpg.RestrictViolationError` when it was granted before the watermark."""
+async def put_credit(connection: Any, credit: Credit, note: str = "") -> None:
+    """Keep money paid ahead, and book it. Raises `BadTerms`, or `asyncpg.RestrictViolationError` when it was granted
+    before the watermark."""
     if not 0 < credit.yen <= 10**12:
         raise BadTerms("yen", "1 to 10^12")
     if credit.expires_at <= credit.granted_at:
         raise BadTerms("expires_at", "later than granted_at")
     await connection.execute(
-        _PUT_CREDIT, credit.credit_id, credit.tenant_id, credit.yen, credit.granted_at, credit.expires_at, note, entry_id
-    )
+        _PUT_CREDIT, credit.credit_id, credit.tenant_id, credit.yen, credit.granted_at, credit.expires_at, note,
+        str(uuid_utils.uuid7()),
+    )  # fmt: skip
 
 
 async def credits_of(connection: Any, tenant_id: str, before: int | None = None) -> list[Credit]:
     """A tenant's credits by expiry, with what is left of them now, or was before the closing of the period that ends at
     `before` (microseconds)."""
     return [Credit(**dict(row)) for row in await connection.fetch(_CREDITS, tenant_id, before)]
-
-

@@ -132,7 +132,9 @@ def check_card(card: RateCard) -> None:
             raise BadTerms(field, f"one of {', '.join(ordinary)}")
         check_model(field, model)
         if ordinary[kind] != provisional(model):
-            raise BadTerms(field, f"settlement books {ordinary[kind]} a token, the model begins at {provisional(model)}")
+            raise BadTerms(
+                field, f"settlement books {ordinary[kind]} a token, the model begins at {provisional(model)}"
+            )
     if terms.batch is not None:
         check_list("terms.batch", terms.batch)
     if terms.off_peak is not None:

@@ -84,7 +84,8 @@ CREATE TABLE document_counter (
   last bigint NOT NULL CHECK (last > 0),
   PRIMARY KEY (issuer_id, kind, year)
 )""",
-    # The document itself is canonical JSON; the other columns are for looking it up. `entry_id` names its ledger entries.
+    # The document itself is canonical JSON; the other columns are for looking it up. Its id is also that of its entries
+    # in the ledger.
     """
 CREATE TABLE invoice (
   invoice_id uuid PRIMARY KEY,
@@ -167,10 +168,7 @@ END $$""",
         "CREATE TRIGGER agreement_open BEFORE INSERT OR UPDATE ON billing_agreement FOR EACH ROW"
         " EXECUTE FUNCTION not_before_watermark()"
     ),
-    (
-        "CREATE TRIGGER credit_open BEFORE INSERT ON prepaid_credit FOR EACH ROW"
-        " EXECUTE FUNCTION not_before_watermark()"
-    ),
+    ("CREATE TRIGGER credit_open BEFORE INSERT ON prepaid_credit FOR EACH ROW EXECUTE FUNCTION not_before_watermark()"),
     # 電子帳簿保存法, 消費税法施行令 50条: kept for seven years (ten, where losses are carried). They are never deleted.
     *(
         statement
