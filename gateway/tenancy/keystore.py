@@ -140,8 +140,11 @@ class KeyFiles:
     def destroy(self, tenant_id: str) -> int:
         """Destroy all keys of a tenant and return how many. What they sealed can never be read again, by nobody; a
         later text gets a new key. Copies of the folder must be destroyed as well."""
+        path = self._path(tenant_id)
         with self._alone():
-            file, path = self._file(tenant_id), self._path(tenant_id)
+            file = None
+            with suppress(OSError):  # what cannot be read can be destroyed all the same
+                file = self._file(tenant_id)
             self._read.pop(tenant_id, None)
             for copy in (path, *self._folder.glob(f"{path.name}.*"), *self._folder.glob(f".{path.name}.*")):
                 _wipe(copy)  # besides the file, drafts that a process left when it died
