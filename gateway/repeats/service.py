@@ -28,6 +28,8 @@ _LOG = logging.getLogger(__name__)
 
 WAIT_S_MAX = 15.0
 RETRY_AFTER_S = 2
+# Each of those who wait for one key holds a body of up to 10 MB.
+WAITING_MAX = 128
 POLL_S_MIN = 0.02
 POLL_S_MAX = 0.4
 KEEP_S_MAX = 2.0
@@ -50,13 +52,32 @@ class Question:
     keeps: bool
 
 
+class Turn(asyncio.Lock):
+    """Whose turn it is under one key in this process; `waiting` counts those who stand in line."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.waiting = 0
+
+    async def take(self, deadline: float) -> None:
+        """Wait for the turn. Raises `TimeoutError` at `deadline` (of the loop's clock), or when the line is too long."""
+        if self.waiting >= WAITING_MAX:
+            raise TimeoutError
+        self.waiting += 1
+        try:
+            async with asyncio.timeout_at(deadline):
+                await self.acquire()
+        finally:
+            self.waiting -= 1
+
+
 @dataclass(slots=True)
 class Claim:
     """A key that means a request of this process, until the request has ended."""
 
     row: KeyClaim
     key: TenantKey
-    lock: asyncio.Lock
+    turn: Turn
     recording: Recording | None
     ended: bool = field(default=False)
 
@@ -67,7 +88,7 @@ class Repeats:
     def __init__(self, dsn: str, keys: TenantKeys) -> None:
         self._store = KeyStore(dsn)
         self._keys = keys
-        self._locks: WeakValueDictionary[tuple[str, bytes], asyncio.Lock] = WeakValueDictionary()
+        self._turns: WeakValueDictionary[tuple[str, bytes], Turn] = WeakValueDictionary()
         self._room = Room()
 
     async def ask(self, question: Question) -> Claim | KeptAnswer:
@@ -77,25 +98,24 @@ class Repeats:
         `store_unavailable`.
         """
         deadline = asyncio.get_running_loop().time() + WAIT_S_MAX
-        lock = self._locks.setdefault((question.tenant_id, question.key_hash), asyncio.Lock())
+        turn = self._turns.setdefault((question.tenant_id, question.key_hash), Turn())
         try:
-            async with asyncio.timeout_at(deadline):
-                await lock.acquire()
+            await turn.take(deadline)
         except TimeoutError:
             raise _in_progress() from None
         claim = None
         try:
             key = await asyncio.to_thread(self._keys.current, question.tenant_id)
-            claim = Claim(_row(question, key), key, lock, Recording(self._room) if question.keeps else None)
+            claim = Claim(_row(question, key), key, turn, Recording(self._room) if question.keeps else None)
             found = await self._claimed(claim, question, deadline)
         except BaseException as error:
-            lock.release()
+            turn.release()
             if isinstance(error, OSError | PostgresError):
                 raise Fault("store_unavailable", retry_after_s=1, internal=f"idempotency: {error!r}") from error
             raise
         if found is None:
             return claim
-        lock.release()
+        turn.release()
         return self._answer(question, found)
 
     async def _claimed(self, claim: Claim, question: Question, deadline: float) -> Found | None:
@@ -167,7 +187,7 @@ class Repeats:
         finally:
             if not claim.ended:
                 claim.ended = True
-                claim.lock.release()
+                claim.turn.release()
 
     async def close(self) -> None:
         """Close the connections."""

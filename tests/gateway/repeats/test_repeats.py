@@ -170,6 +170,23 @@ async def test_repeat_waits_for_a_living_gateway_and_is_told_when_to_come_again(
         assert (fault.code.name, fault.code.status, fault.retry_after_s) == ("idempotency_in_progress", 409, 2)
 
 
+async def test_line_of_those_who_wait_for_one_key_is_bounded(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(service, "WAITING_MAX", 2)
+    claim = await world.claimed(world.question())
+    waiting = [asyncio.create_task(world.one.ask(world.question())) for _ in range(2)]
+    await asyncio.sleep(0)
+    assert (await refusal(world.one.ask(world.question()))).code.name == "idempotency_in_progress"
+    await world.one.end(claim, delivered=False)
+    for _ in range(2):  # one after the other claims the key that was given back
+        done, _ = await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED, timeout=5)
+        for task in done:
+            waiting.remove(task)
+            found = task.result()
+            assert isinstance(found, Claim)
+            await world.one.end(found, delivered=False)
+    assert not waiting
+
+
 @pytest.mark.parametrize("end", ["settled", "dead in mid-stream"])
 async def test_delivered_request_without_a_kept_answer_is_never_run_again(world: World, end: str) -> None:
     first = world.question(keeps=False)
