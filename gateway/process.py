@@ -20,7 +20,9 @@ from gateway.edge.settle import Settler
 from gateway.heartbeat import Heartbeat
 from gateway.identity.service import Identifier
 from gateway.limits.holds import Holds
+from gateway.repeats.service import Repeats
 from gateway.settings import Settings
+from gateway.tenancy.keystore import KeyFiles
 from gateway.tenancy.uses import CredentialUses
 from gateway.tenancy.watch import SnapshotWatch
 from gateway.upstreams.client import UpstreamClient
@@ -49,17 +51,21 @@ class Gateway:
         self._client = UpstreamClient(settings.timeouts)
         self._progress = Progress(self._journal)
         self._refusals = Refusals(self._journal)
-        self.settler = Settler(self._journal, self._holds, self._progress, self._refusals, Witness(self._client))
+        self._repeats = Repeats(dsn, KeyFiles(settings.data_dir))
+        self.settler = Settler(
+            self._journal, self._holds, self._progress, self._refusals, Witness(self._client), self._repeats
+        )
         self.pipeline = Pipeline(
             instance_id=self.instance_id,
             watch=self.watch,
             clock=self.clock,
             identifier=self.identifier,
             running=running,
+            repeats=self._repeats,
             holds=self._holds,
             journal=self._journal,
             dispatcher=Dispatcher(self._client, settings.timeouts),
-            delivery=Delivery(self._journal, self._progress, settings.timeouts),
+            delivery=Delivery(self._journal, self._progress, self._repeats, settings.timeouts),
             settler=self.settler,
         )
 
@@ -101,6 +107,7 @@ class Gateway:
     async def _close(self) -> None:
         await self._refusals.flush()
         await self._uses.close()
+        await self._repeats.close()
         await self._holds.close()
         await self._journal.close()
         await self._heartbeat.retire()

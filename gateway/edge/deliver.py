@@ -17,6 +17,7 @@ from gateway.edge.meter import StreamMeter, usage_of
 from gateway.edge.openai import DONE, KEEP_ALIVE, event, public_usage, scrub
 from gateway.edge.progress import Progress
 from gateway.faults import Fault
+from gateway.repeats.service import Repeats
 from gateway.upstreams.client import Answer, Broken, Timeouts
 
 KEEP_ALIVE_S = 15.0
@@ -29,6 +30,7 @@ class Delivery:
 
     journal: Journal
     progress: Progress
+    repeats: Repeats
     timeouts: Timeouts
 
     async def deliver(self, exchange: Exchange, begun: Begun, inbound: Inbound) -> None:
@@ -70,9 +72,11 @@ class Delivery:
         except (msgspec.DecodeError, ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
             raise Fault("upstream_failed", internal=f"answer: {error!r}") from error
         exchange.count(usage, "engine")
+        whole = msgspec.json.encode(clean)
+        await self._keep(exchange, whole, last=True)  # before the mark: between that and the answer nothing may wait
         await self._mark(exchange, usage)
         exchange.outcome = Outcome.COMPLETED
-        await inbound.respond(200, response_headers(exchange, inbound), msgspec.json.encode(clean))
+        await inbound.respond(200, response_headers(exchange, inbound), whole)
 
     async def _stream(self, exchange: Exchange, answer: Answer, events: list[bytes] | None, inbound: Inbound) -> None:
         assert exchange.call is not None
@@ -81,6 +85,7 @@ class Delivery:
         first = chunks.translate(events or [])
         await self._mark(exchange, meter.usage())
         await inbound.start(200, response_headers(exchange, inbound))
+        await self._keep(exchange, first, last=chunks.done)
         await inbound.write(first)
         while not chunks.done:
             events = await self._next(answer, inbound)
@@ -90,8 +95,20 @@ class Delivery:
             if meter.seen:
                 self.progress.note(exchange.request_id, exchange.attempt, meter.usage())
             if part:
+                await self._keep(exchange, part, last=chunks.done)
                 await inbound.write(part)
         exchange.outcome = Outcome.COMPLETED
+
+    async def _keep(self, exchange: Exchange, part: bytes, *, last: bool) -> None:
+        """Record what is about to be sent, for repeats of a request with a key; the last part leaves only after all of
+        it is stored."""
+        claim = exchange.claim
+        if claim is None or claim.recording is None:
+            return
+        claim.recording.add(part)
+        if last:
+            region = "" if exchange.upstream is None else exchange.upstream.region
+            await self.repeats.keep(claim, region, stream=exchange.meter is not None)
 
     async def _next(self, answer: Answer, inbound: Inbound) -> list[bytes] | None:
         silent_s = 0.0

@@ -15,6 +15,8 @@ from gateway.faults import Fault
 from gateway.identity.access import Principal
 from gateway.licensing.decide import Ask, Decision, Grant
 from gateway.limits.holds import Hold
+from gateway.repeats.answer import KeptAnswer
+from gateway.repeats.service import Claim
 from gateway.tenancy.snapshot import Snapshot, Tenant
 from gateway.upstreams.types import Upstream
 
@@ -36,6 +38,8 @@ class Exchange:
     upstream: Upstream | None = None
     card: RateCard | None = None
     call: Call | None = None
+    claim: Claim | None = None
+    replayed: KeptAnswer | None = None
     hold: Hold | None = None
     opened: asyncio.Future[bool] | None = None
     attempt: int = 0
@@ -79,6 +83,17 @@ class Exchange:
         if self.outcome is None:
             self.fault = fault
             self.outcome = fault.code.outcome
+
+    def repeat(self, answer: KeptAnswer) -> None:
+        """End with the answer of an earlier request. This one ran nowhere and costs nothing."""
+        self.replayed, self.outcome, self.upstream = answer, Outcome.COMPLETED, None
+
+    @property
+    def code(self) -> str:
+        """Why it ended as it did; '' when it simply completed."""
+        if self.replayed is not None:
+            return "idempotent_replay"
+        return "" if self.fault is None else self.fault.code.name
 
     def count(self, usage: Usage, source: UsageSource) -> None:
         """Take the engine's final word on what was used."""
@@ -132,7 +147,7 @@ class Exchange:
             tenant_id=principal.tenant_id,
             state="settled" if self.first_byte_at is not None else "voided",
             outcome=self.outcome or Outcome.INTERNAL,
-            code="" if self.fault is None else self.fault.code.name,
+            code=self.code,
             http_status=self.http_status,
             finish_reason=self.finish_reason,
             attempt=max(1, self.attempt),
@@ -145,12 +160,11 @@ class Exchange:
         )
 
     def refusal(self) -> Refusal:
-        """The row of an authenticated request that was refused before dispatch."""
-        fault = self.fault or Fault("internal")
+        """The row of an authenticated request that was refused before dispatch, or answered with what is kept."""
         return Refusal(
             **self._subject(),
             outcome=self.outcome or Outcome.INTERNAL,
-            code=fault.code.name,
+            code=self.code or "internal",
             http_status=self.http_status,
             rule_id=self.rule_id,
             licence_id=self.licence.partition("@")[0],
@@ -187,7 +201,6 @@ class Exchange:
 
     def _audit_record(self, usage: Usage) -> str:
         principal = self._known_principal()
-        fault = self.fault
         return AuditRecord(
             request=self.request_id,
             tenant=principal.tenant_id,
@@ -195,7 +208,7 @@ class Exchange:
             model=self.model,
             action=self.action,
             outcome=self.outcome or Outcome.INTERNAL,
-            code="" if fault is None else fault.code.name,
+            code=self.code,
             http=self.http_status,
             rule=self.rule_id.removeprefix(self.licence.partition("@")[0] + "/"),
             licence=self.licence,

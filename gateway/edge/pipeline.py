@@ -17,12 +17,14 @@ from gateway.edge.headers import response_headers
 from gateway.edge.inbound import ClientGone, Inbound
 from gateway.edge.openai import error_body
 from gateway.edge.parse import Call, chat_call, completion_call, parse_json
+from gateway.edge.repeat import Repeated, claimed, replay
 from gateway.edge.running import Running
 from gateway.edge.settle import Settler
 from gateway.faults import Fault
 from gateway.identity.scopes import check_scope, model_allowed
 from gateway.identity.service import Identifier
 from gateway.limits.holds import Holds, period_of
+from gateway.repeats.service import Repeats
 from gateway.tenancy.watch import SnapshotWatch
 from gateway.upstreams.choose import choose
 from gateway.upstreams.types import Profile
@@ -56,6 +58,7 @@ class Pipeline:
     clock: Clock
     identifier: Identifier
     running: Running
+    repeats: Repeats
     holds: Holds
     journal: Journal
     dispatcher: Dispatcher
@@ -70,11 +73,14 @@ class Pipeline:
             tree = parse_json(await inbound.body(), crowded=inbound.census.crowded)
             self.license(exchange, tree, inbound)
             self.read(exchange, tree, route)
+            await self.claim(exchange, tree, route, inbound)
             await self.reserve(exchange)
             self.open(exchange)
             inbound.watch()
             answer = await self.dispatcher.dispatch(exchange, route.path)
             await self.delivery.deliver(exchange, answer, inbound)
+        except Repeated as repeated:
+            exchange.repeat(repeated.answer)
         except Fault as fault:
             exchange.fail(fault)
         except ClientGone:
@@ -128,6 +134,14 @@ class Pipeline:
         assert exchange.upstream is not None
         exchange.call = route.parse(tree, exchange.upstream.profile)
 
+    async def claim(self, exchange: Exchange, tree: dict[str, Any], route: Route, inbound: Inbound) -> None:
+        """Where the request names an idempotency key, make sure that it is the only one that runs under it."""
+        try:
+            exchange.claim = await claimed(self.repeats, exchange, tree, route.path, inbound)
+        except Repeated:
+            self.license(exchange, tree, inbound)  # the wait may have been long, and an answer is as good as a run
+            raise
+
     async def reserve(self, exchange: Exchange) -> None:
         """Set aside the most that the request can use."""
         call, card, tenant, grant, principal = (
@@ -157,7 +171,9 @@ class Pipeline:
         """Settle, and tell the client how it ended. A stream's body ends only when its settlement stands."""
         self.settler.conclude(exchange)
         try:
-            if exchange.fault is not None and not inbound.gone:
+            if exchange.replayed is not None:
+                await replay(exchange, exchange.replayed, inbound)
+            elif exchange.fault is not None and not inbound.gone:
                 await self.tell(exchange, exchange.fault, inbound)
             if inbound.started and not inbound.ended and not inbound.gone:
                 async with asyncio.timeout(SETTLE_WAIT_S_MAX):

@@ -1,4 +1,5 @@
-"""Refused requests: a row each up to 20 per second and tenant, an exact count beyond; never in settlement's way."""
+"""Refused requests, and repeats answered with what is kept: a row each up to 20 per second and tenant, an exact count
+beyond; never in settlement's way."""
 
 import asyncio
 import logging
@@ -31,7 +32,7 @@ class Refusals:
 
     def note(self, exchange: Exchange) -> None:
         """Record the refusal of `exchange`."""
-        code = "internal" if exchange.fault is None else exchange.fault.code.name
+        code = exchange.code or "internal"
         if exchange.principal is None:
             bucket = exchange.opened_at - exchange.opened_at % _MINUTE_US
             self._counts[bucket, "", code, exchange.origin] += 1

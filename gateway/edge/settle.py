@@ -11,6 +11,7 @@ from gateway.edge.exchange import Exchange
 from gateway.edge.progress import Progress
 from gateway.edge.refusals import Refusals
 from gateway.limits.holds import Holds, Release
+from gateway.repeats.service import Claim, Repeats
 from gateway.upstreams.witness import Witness
 
 _LOG = logging.getLogger(__name__)
@@ -24,18 +25,26 @@ class Settler:
     """Concludes exchanges. Every settlement runs in a tracked task; `drain` waits for all of them."""
 
     def __init__(
-        self, journal: Journal, holds: Holds, progress: Progress, refusals: Refusals, witness: Witness
+        self,
+        journal: Journal,
+        holds: Holds,
+        progress: Progress,
+        refusals: Refusals,
+        witness: Witness,
+        repeats: Repeats,
     ) -> None:
         self._journal = journal
         self._holds = holds
         self._progress = progress
         self._refusals = refusals
         self._witness = witness
+        self._repeats = repeats
         self._tasks: set[asyncio.Task[None]] = set()
 
     def conclude(self, exchange: Exchange) -> None:
         """Settle `exchange` in a task of its own; `exchange.settled` tells when it stands."""
-        task = asyncio.create_task(self._conclude(exchange))
+        work = self._conclude(exchange) if exchange.claim is None else self._conclude_claimed(exchange, exchange.claim)
+        task = asyncio.create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
@@ -45,6 +54,13 @@ class Settler:
         if self._tasks:
             await asyncio.wait(self._tasks, timeout=limit_s)
         return len(self._tasks)
+
+    async def _conclude_claimed(self, exchange: Exchange, claim: Claim) -> None:
+        """What was delivered to nobody gives its idempotency key back."""
+        try:
+            await self._conclude(exchange)
+        finally:
+            await self._repeats.end(claim, delivered=exchange.first_byte_at is not None)
 
     async def _conclude(self, exchange: Exchange) -> None:
         if exchange.opened is None:

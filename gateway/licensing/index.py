@@ -24,6 +24,7 @@ class Grant:
     priority_class: str = "public"
     weight: int = 1
     rate_card: str = ""
+    zero_retention: bool = False
 
     @property
     def licence(self) -> str:

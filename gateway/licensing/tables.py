@@ -166,6 +166,7 @@ def _grant(document: LicenceDocument, clause: GrantClause, term: Term) -> Grant:
         priority_class=document.licensee.licensee_class if priority is None else priority.priority_class,
         weight=1 if priority is None else priority.weight,
         rate_card=clause.rate_card,
+        zero_retention=clause.zero_retention or document.personal_data.handling_mode == "zero_retention",
     )
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from gateway.edge.pipeline import Pipeline
 
 DOCUMENT = Path(__file__).parents[2] / "docs" / "request-path.md"
-NOT_STAGES = {"Exchange", "Fault", "fail", "exception", "body", "unwatch", "repr", "now", "leave"}
+NOT_STAGES = {"Exchange", "Fault", "fail", "exception", "body", "unwatch", "repr", "now", "leave", "repeat"}
 
 
 def stages_of_the_code() -> list[str]:

@@ -111,6 +111,12 @@ def _after_identify(trip: Trip) -> None:
     _around(Pipeline, "identify", after=_of_exchange(trip))
 
 
+def _after_claim(trip: Trip) -> None:
+    from gateway.edge.pipeline import Pipeline
+
+    _around(Pipeline, "claim", after=_of_exchange(trip))
+
+
 def _after_reserve(trip: Trip) -> None:
     from gateway.edge.pipeline import Pipeline
 
@@ -312,6 +318,7 @@ def _engine_after_record(trip: Trip) -> None:
 
 GATEWAY_POINTS: Mapping[str, Callable[[Trip], None]] = {
     "after_identify": _after_identify,
+    "after_claim": _after_claim,
     "after_reserve": _after_reserve,
     "after_open_queued": _after_open_queued,
     "after_open_durable": _after_open_durable,

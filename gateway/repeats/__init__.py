@@ -1,0 +1,1 @@
+"""Requests that come again under one `Idempotency-Key`: one answer, one charge (docs/decisions/0015-idempotency.md)."""

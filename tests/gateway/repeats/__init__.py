@@ -1,0 +1,1 @@
+"""Repeats under one idempotency key."""
