@@ -18,6 +18,7 @@ from tests.conftest import Stores, a_tenant
 USAGE = Usage(prompt=30, cached=10, completion=7, reasoning=2)
 PRICE = 20 * 120 + 10 * 60 + 7 * 480
 WAIT_S_MAX = 10.0
+POLL_S = 0.01
 _LOCK = "SELECT FROM journal WHERE request_id = $1::text::uuid FOR UPDATE"
 _CLAIM = """
 INSERT INTO journal (request_id, tenant_id, key_id, model, action, epoch, instance_id, state, opened_at)
@@ -45,9 +46,11 @@ async def blocked_by(stores: Stores, connection: Any) -> None:
     """Returns once a statement of ours waits for a lock of `connection`."""
     looking = await asyncpg.connect(stores.dsn)
     try:
-        async with asyncio.timeout(WAIT_S_MAX):
-            while not await looking.fetchval(_BLOCKED, connection.get_server_pid()):
-                await asyncio.sleep(0.01)
+        for _ in range(round(WAIT_S_MAX / POLL_S)):
+            if await looking.fetchval(_BLOCKED, connection.get_server_pid()):
+                return
+            await asyncio.sleep(POLL_S)
+        raise AssertionError("nothing waits for a lock")
     finally:
         await looking.close()
 
