@@ -56,14 +56,15 @@ bench: bench-overhead bench-kill bench-licence load ## every measurement, in bou
 bench-overhead: install-dev ## what the gateway adds: CPU, latency, 500 streams (BASE=revision to compare; needs wrk and nginx)
 	@exec .venv/bin/python -m loadtests.overhead $(if $(BASE),--base '$(BASE)')
 
-bench-kill: install-dev ## SIGKILL at every step, then the books are checked
+bench-kill: install-dev ## SIGKILL of gateway, worker, engine, PostgreSQL and Valkey at every step, then the books are checked
 	@exec .venv/bin/python -m loadtests.kill
 
 bench-licence: install-dev ## licence decisions, agreement with an independent judge, revocation on three gateways
 	@exec .venv/bin/python -m loadtests.licence
 
-soak: install-dev ## what is too long for CI: 10^6 licence decisions compared with the independent judge
-	@exec .venv/bin/python -m loadtests.licence --oracle-cases 1000000
+soak: install-dev ## what is too long for CI: 10^6 licence decisions compared with the independent judge, 10^4 kills
+	@.venv/bin/python -m loadtests.licence --oracle-cases 1000000
+	@exec .venv/bin/python -m loadtests.kill --kills 10000
 
 load: install-dev ## Locust against the scripted engine, bounded
 	@exec .venv/bin/python -m loadtests.load

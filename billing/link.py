@@ -12,8 +12,18 @@ CONNECT_S_MAX = 2.0
 COMMAND_S_MAX = 5.0
 
 
+# SQLSTATEs (PostgreSQL manual, appendix A) that say nothing about the rows.
+_GIVEN_UP = ("40", "55P03", "57014")  # deadlock, serialization failure; lock not had; cancelled
+_AWAY = ("08", "25006", "53", "57", "58")  # connection; a standby by now; no memory, disk or slot; shutting down; I/O
+
+
 class StoreUnavailable(OSError):
-    """PostgreSQL cannot be reached or did not answer in time."""
+    """PostgreSQL cannot be reached, did not answer in time or cannot work now. Nothing is wrong with the statement."""
+
+
+class GivenUp(StoreUnavailable):
+    """PostgreSQL gave this statement up for the sake of another one. Nothing of it is stored; asked again, alone or
+    later, it passes."""
 
 
 class Link:
@@ -43,7 +53,8 @@ class Link:
         self._lock = asyncio.Lock()
 
     async def fetch(self, query: str, *arguments: object) -> list[Any]:
-        """Run one statement. Raises `StoreUnavailable` when the server is away, `asyncpg.PostgresError` otherwise."""
+        """Run one statement. Raises `GivenUp` when it may be tried again at once, `StoreUnavailable` when the server is
+        away, `asyncpg.PostgresError` when it refuses what was asked."""
         async with self._lock:
             try:
                 connection = self._connection
@@ -55,10 +66,17 @@ class Link:
                         server_settings=self._settings,
                     )
                 rows: list[Any] = await connection.fetch(query, *arguments)
-            except (OSError, asyncpg.PostgresConnectionError, asyncpg.InterfaceError, asyncpg.CannotConnectNowError,
-                    asyncpg.TooManyConnectionsError, asyncpg.AdminShutdownError) as error:  # fmt: skip
+            except (OSError, asyncpg.InterfaceError) as error:
                 await self._drop()
                 raise StoreUnavailable(repr(error)) from error
+            except asyncpg.PostgresError as error:
+                sqlstate = error.sqlstate or ""
+                if sqlstate.startswith(_GIVEN_UP):
+                    raise GivenUp(repr(error)) from error
+                if sqlstate.startswith(_AWAY):
+                    await self._drop()
+                    raise StoreUnavailable(repr(error)) from error
+                raise
             except asyncio.CancelledError:
                 await self._drop()  # the answer may still come: this connection can no longer be trusted
                 raise

@@ -1,1 +1,1 @@
-"""Deaths of gateway, worker and engine under load, and the books afterwards. The harness is that of the tests."""
+"""Deaths of every process under load, and the books afterwards. The harness is that of the tests."""

@@ -7,7 +7,9 @@ The rules, and the one instant that cannot be decided:
   byte in the kernel's hands lies an instant in which a dead process leaves the same traces as one that died right after
   the byte. Writing the word after the byte would lose delivered answers, so the word comes first and such a request
   counts as delivered: the engine did the work, and the byte may be out. It is `ambiguous` here, and only within
-  `AMBIGUOUS_S` before the death of the very process that served it.
+  `AMBIGUOUS_S` before the death of the very process that served it, or before the death of PostgreSQL, whose answer
+  the process then waited for until it died itself. A client that leaves a whole answer in that instant does not see the
+  byte either.
 - The engine has a record: its counts, to the token. Only where the engine died while the gateway lived, in the middle
   of a stream or before it could say what a client who left had used, the last usage received is what counts; it may
   stay below a record written right before the death, and the rest is the platform's. (Such a usage does not know yet
@@ -26,6 +28,7 @@ from billing.types import Usage
 from tests.kill.clients import Seen
 
 AMBIGUOUS_S = 1.0
+LEFT_S = 0.3
 LAST_RECEIVED = ("upstream_failed", "client_gone")
 FINAL = ("settled", "recovered", "voided")
 
@@ -78,6 +81,7 @@ class Facts:
     buried: int
     gateway_deaths: Mapping[str, float]
     engine_deaths: Sequence[float]
+    postgresql_deaths: Sequence[float] = ()
 
 
 @dataclass
@@ -156,12 +160,22 @@ def _charged(row: Row, delivered: bool, facts: Facts, found: Findings) -> None:
         found.mismatched.append(f"{row.request_id} is voided and charged {row.micro_yen}")
     if delivered:
         return
-    died_at = facts.gateway_deaths.get(row.instance_id)
-    said_at = row.first_byte_at
-    if died_at is not None and said_at is not None and -AMBIGUOUS_S <= said_at - died_at <= 0:
+    if row.first_byte_at is not None and _undecidable(row, row.first_byte_at, facts):
         found.ambiguous.add(row.request_id)
     else:
         found.charged_undelivered.append(f"{row.request_id} ({row.state}) is charged {row.micro_yen} for nothing")
+
+
+def _undecidable(row: Row, said_at: float, facts: Facts) -> bool:
+    died_at = facts.gateway_deaths.get(row.instance_id)
+    if died_at is not None:
+        waited = any(said_at <= at <= min(died_at, said_at + AMBIGUOUS_S) for at in facts.postgresql_deaths)
+        if waited or -AMBIGUOUS_S <= said_at - died_at <= 0:
+            return True
+    return any(
+        call.left and not call.request_id and call.tenant_id == row.tenant_id and abs(call.left_at - said_at) < LEFT_S
+        for call in facts.seen
+    )
 
 
 def _booked(row: Row, facts: Facts, found: Findings) -> None:

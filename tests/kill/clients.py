@@ -16,6 +16,7 @@ CALL_S_MAX = 30.0
 RETRY_S = 0.05
 QUICK_SHARE = 0.2
 LEAVING_SHARE = 0.1
+LEAVES_WHOLE_AFTER_S = (0.03, 0.15)
 
 
 @dataclass(slots=True)
@@ -30,6 +31,7 @@ class Seen:
     body_bytes: int = 0
     complete: bool = False
     left: bool = False
+    left_at: float = 0.0
     usage: dict[str, Any] | None = None
     error: str = ""
 
@@ -74,8 +76,12 @@ class Callers:
 
     async def _call(self, session: aiohttp.ClientSession, call: Seen) -> None:
         path, body = self._request(call.stream)
-        leaves_after = self._random.randint(1, 5) if self._leave and self._random.random() < LEAVING_SHARE else None
+        leaves = self._leave and self._random.random() < LEAVING_SHARE
+        leaves_after = self._random.randint(1, 5) if leaves else None
         headers = {"authorization": f"Bearer {self._keys[call.tenant_id]}"}
+        if leaves and not call.stream:
+            await self._leave_whole(session, call, path, {**body, "model": PACED}, headers)
+            return
         try:
             async with session.post(self._url + path, json=body, headers=headers) as answer:
                 call.request_id, call.status = answer.headers["x-request-id"], answer.status
@@ -88,12 +94,27 @@ class Callers:
         except (aiohttp.ClientError, OSError, TimeoutError) as error:
             call.error = type(error).__name__
 
+    async def _leave_whole(
+        self, session: aiohttp.ClientSession, call: Seen, path: str, body: dict[str, Any], headers: dict[str, str]
+    ) -> None:
+        """Ask for a whole answer and be gone before it can be there."""
+        call.left = True
+        try:
+            async with (
+                asyncio.timeout(self._random.uniform(*LEAVES_WHOLE_AFTER_S)),
+                session.post(self._url + path, json=body, headers=headers) as answer,
+            ):
+                call.request_id, call.status = answer.headers["x-request-id"], answer.status
+        except (aiohttp.ClientError, OSError, TimeoutError) as error:
+            call.error = type(error).__name__
+        call.left_at = time.time()
+
     def _request(self, stream: bool) -> tuple[str, dict[str, Any]]:
         pick = self._random
         body: dict[str, Any] = {
             "model": QUICK if pick.random() < QUICK_SHARE else PACED,
             "max_tokens": pick.randint(20, 60),
-            "n": 2 if pick.random() < 0.2 else 1,
+            "n": 3 if pick.random() < 0.2 else 1,
             "stream": stream,
         }
         if stream and pick.random() < 0.7:
@@ -114,7 +135,7 @@ async def _read_stream(answer: aiohttp.ClientResponse, call: Seen, leaves_after:
             _take_event(line, call)
         parts += 1
         if parts == leaves_after and not call.complete:
-            call.left = True
+            call.left, call.left_at = True, time.time()
             answer.close()
             return
 

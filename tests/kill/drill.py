@@ -1,4 +1,6 @@
-"""One campaign: deaths at every point and at random times, under load, then the check of all books together."""
+"""One campaign: deaths at every point and at random times, under load, then the check of all books together.
+
+A point of a gateway kills the gateway, and in further rounds PostgreSQL and Valkey under a gateway that lives on."""
 
 import asyncio
 import random
@@ -8,17 +10,23 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+from gateway.up.failure import UpError
 from gateway.up.processes import Child
 from tests.kill.book import Facts, Findings, check
 from tests.kill.clients import Callers, Kind, Seen
 from tests.kill.failpoints import ENGINE_POINTS, GATEWAY_POINTS, WORKER_POINTS
 from tests.kill.reading import checkpointed, facts, quiet
-from tests.kill.stack import Kill, Stack
+from tests.kill.stack import SESSION, TENANTS, Kill, Stack
+from tests.kill.stores import STORES
 
 DEATH_S_MAX = 30.0
-QUIET_S_MAX = 60.0
+# A hold whose answer got lost together with Valkey has no row; of a living process it is ended after a minute.
+QUIET_S_MAX = 100.0
+AFTER_S = 0.6
+STORE_APART_S = 2.0
 CHECKPOINT_S_MAX = 3.0
 CLIENTS = 6
+START_AGAIN_S = 0.3
 WORKER = "worker"
 ENGINE = "engine"
 
@@ -30,25 +38,29 @@ class Job:
     point: str
     kind: Kind
     nth: int
+    store: str = ""
 
     @property
     def armed(self) -> str:
         """As SEKISHO_FAILPOINT wants it."""
-        return f"{self.point}:{self.nth}:{self.kind}"
+        return f"{self.point}:{self.nth}:{self.kind}:{self.store}"
 
 
 KINDS: tuple[Kind, ...] = ("stream", "whole")
 GATEWAY_JOBS = tuple((point, kind) for point in GATEWAY_POINTS for kind in KINDS)
 ENGINE_JOBS = tuple((point, kind) for point in ENGINE_POINTS for kind in KINDS)
 WORKER_JOBS = tuple(Job(point, "mixed", 2) for point in WORKER_POINTS)
+STORE_JOBS = tuple((point, store) for point in GATEWAY_POINTS for store in STORES)
 
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """How much of it. `repeats` of every point, with a random number of passings up to `nth_max`; times in seconds."""
+    """How much of it. `repeats` of every point, with a random number of passings up to `nth_max`; times in seconds.
+    With `kills_min` the deaths at random times go on until there were so many of all kinds."""
 
     seed: int
     gateways: int = 3
+    kills_min: int = 0
     repeats: int = 1
     nth_max: int = 6
     control_s: float = 2.0
@@ -69,6 +81,8 @@ class Report:
     quiet_s: float | None
     wall_s: float
     listening: set[str]
+    duplicates: int
+    forgot: int
 
     @property
     def requests(self) -> int:
@@ -80,7 +94,8 @@ class Report:
         """Deaths by victim and point; `random` are those at a time and not at a point."""
         counts: dict[str, Counter[str]] = {}
         for kill in self.deaths:
-            name = f"{kill.point}/{kill.kind}" if kill.kind else kill.point or "random"
+            by_kind = kill.kind and kill.victim not in STORES
+            name = f"{kill.point}/{kill.kind}" if by_kind else kill.point or "random"
             counts.setdefault(kill.victim, Counter())[name] += 1
         return {victim: dict(sorted(points.items())) for victim, points in sorted(counts.items())}
 
@@ -112,14 +127,16 @@ class Drill:
         await self._gateway_points()
         await self._engine_points()
         await self._wait_for(workers)
+        await self._store_points()
         await self._random_times()
+        await self._ask_once_each()
         quiet_s = await quiet(self.stack, QUIET_S_MAX)
         for slot in self._slots:  # an orderly end must leave the books as they are
             await self.stack.children[slot].stop()
         found = await facts(self.stack, self.seen)
         return Report(
             found, check(found), self.stack.deaths(), self.missed, control, control_seen, quiet_s,
-            time.monotonic() - started, listening,
+            time.monotonic() - started, listening, self.stack.duplicates(), self.stack.stores["valkey"].forgot,
         )  # fmt: skip
 
     def _callers(self, slot: str, kind: Kind = "mixed", *, leave: bool = False) -> Callers:
@@ -220,18 +237,75 @@ class Drill:
         if code != -signal.SIGKILL:
             self.missed.append(f"{job.armed}: ended with {code}: {child.last_lines()}")
 
+    async def _store_points(self) -> None:
+        """Each store in a lane of its own; the gateway at the point must live on. A third gateway is only called."""
+        jobs = [
+            Job(point, "mixed", self._random.randint(2, self.plan.nth_max), store)
+            for _ in range(self.plan.repeats)
+            for point, store in STORE_JOBS
+        ]
+        bystander = self._callers(self._slots[-1], leave=True)
+
+        async def work(slot: str, store: str) -> None:
+            for job in jobs:
+                if job.store == store:
+                    await self.stack.children[slot].stop()
+                    await self._store_point(slot, job)
+            await self.stack.children[slot].stop()
+            await self._start_again(slot)
+
+        await asyncio.gather(*(work(slot, store) for slot, store in zip(self._slots, STORES, strict=False)))
+        await self._collect(bystander)
+
+    async def _store_point(self, slot: str, job: Job) -> None:
+        kept = self.stack.stores[job.store]
+        before = kept.deaths
+        child = await self._start_again(slot, job.armed)
+        callers = self._callers(slot, leave=True)
+        if await kept.died(before, DEATH_S_MAX):
+            await asyncio.sleep(AFTER_S)
+        else:
+            self.missed.append(f"{job.armed} was not reached")
+        await self._collect(callers)
+        if not child.running:
+            self.missed.append(f"{job.armed}: the gateway ended with it: {child.last_lines()}")
+
     async def _random_times(self) -> None:
-        """All three die at random times and come back at once, under load; some clients leave in the middle."""
+        """All of them die at random times and come back at once, under load; some clients leave in the middle."""
         callers = [self._callers(slot, leave=True) for slot in self._slots]
         ends = time.monotonic() + self.plan.random_s
-        victims = [*self._slots, *self._slots, ENGINE, WORKER]
+        victims = [*self._slots, *self._slots, ENGINE, WORKER, *STORES, SESSION]
         coming: dict[str, asyncio.Task[Child]] = {}
-        while time.monotonic() < ends:
-            await asyncio.sleep(self._random.uniform(0.1, 1.2))
+        not_before: dict[str, float] = {}
+        while time.monotonic() < ends or len(self.stack.deaths()) < self.plan.kills_min:
+            await asyncio.sleep(self._random.uniform(0.1, 1.0))
             victim = self._random.choice(victims)
-            if victim in coming and not coming[victim].done():
-                continue
-            await self.stack.kill(victim)
-            coming[victim] = asyncio.create_task(self.stack.start(victim))
+            if victim in STORES or victim == SESSION:
+                name = "postgresql" if victim == SESSION else victim
+                if time.monotonic() >= not_before.get(name, 0.0) and self.stack.stores[name].serving.is_set():
+                    await self.stack.kill(victim)
+                    not_before[name] = time.monotonic() + STORE_APART_S
+            elif victim not in coming or coming[victim].done():
+                await self.stack.kill(victim)
+                coming[victim] = asyncio.create_task(self._start_again(victim))
         await asyncio.gather(*coming.values())
         await self._collect(*callers)
+
+    async def _start_again(self, victim: str, armed: str = "") -> Child:
+        """A gateway that finds no database at its start ends, and is started again, as any supervisor does it."""
+        for _ in range(round(DEATH_S_MAX / START_AGAIN_S)):
+            try:
+                return await self.stack.start(victim, armed)
+            except UpError:
+                await asyncio.sleep(START_AGAIN_S)
+        return await self.stack.start(victim, armed)
+
+    async def _ask_once_each(self) -> None:
+        """A call of every tenant, so that Valkey knows every month again, also when it forgot all at the very end."""
+        callers = self._callers(self._slots[0])
+        done = len(TENANTS) * 2
+        for _ in range(round(DEATH_S_MAX / 0.1)):
+            await asyncio.sleep(0.1)
+            if sum(call.complete and call.status == 200 for call in callers.seen) >= done:
+                break
+        await self._collect(callers)

@@ -1,13 +1,17 @@
-"""Starts the real gateway, worker or scripted engine, and ends it with SIGKILL at one chosen instant.
+"""Starts the real gateway, worker or scripted engine, and ends it, or a store, with SIGKILL at one chosen instant.
 
-    SEKISHO_FAILPOINT=<point>:<nth>[:stream|whole] SEKISHO_FAILPOINT_LOG=<file> \
+    SEKISHO_FAILPOINT=<point>:<nth>[:stream|whole|mixed[:postgresql|valkey]] SEKISHO_FAILPOINT_LOG=<file> \
         python -m tests.kill.failpoints gateway|worker|engine ARGUMENTS
 
 The product has no hook for this: its own functions are wrapped here, by name, so that a function that was renamed ends
 the process at its start instead of leaving a point that never fires. Without SEKISHO_FAILPOINT nothing is wrapped but
 the noting of the instance's id. `nth` counts the requests that come to the point; with `stream` or `whole` only those
-of that kind (requests whose kind is not known yet count always). The log gets one JSON line when a gateway starts and
-one right before the end: {"pid", "point", "kind", "request_id", "at" (unix seconds)}.
+of that kind (requests whose kind is not known yet count always). With a store named it is the store that dies, while
+this process goes on. The log gets one JSON line when a gateway starts and one at the death: {"pid", "point", "kind",
+"request_id", "at" (unix seconds), "victim" (a store)}.
+
+Every fourth settlement is delivered again, at once and a moment later, and every fourth hold is ended twice: what a
+lost answer, a retry or a replay does. The log gets a line {"duplicate": <request id>} for each.
 """
 
 import asyncio
@@ -23,12 +27,16 @@ from contextvars import ContextVar
 from pathlib import Path
 from typing import Any
 
+from tests.kill.stores import kill_store
+
 VARIABLE = "SEKISHO_FAILPOINT"
 LOG_VARIABLE = "SEKISHO_FAILPOINT_LOG"
 TO_KERNEL_S = 0.05  # uvloop hands what was written to the kernel only at the end of the loop's turn
 MID_CHUNK = 6
 MID_ANSWER_S = 0.1
 MID_TOKENS = 5
+AGAIN_EVERY = 4
+AGAIN_S = 0.7
 
 _exchange: ContextVar[Any] = ContextVar("exchange")
 _settling: ContextVar[str] = ContextVar("settling", default="")
@@ -38,12 +46,9 @@ class Trip:
     """The one armed point."""
 
     def __init__(self, armed: str, log: Path) -> None:
-        parts = [*armed.split(":"), "1", ""] if armed else ["", "1", ""]
-        self.point, self._left, self._kind = (
-            parts[0],
-            int(parts[1]),
-            parts[2] if parts[2] in ("stream", "whole") else "",
-        )
+        point, nth, kind, store = [*armed.split(":"), "", "", ""][:4]
+        self.point, self._left, self._store = point, int(nth or 1), store
+        self._kind = kind if kind in ("stream", "whole") else ""
         self._log = log
 
     def note(self, **line: object) -> None:
@@ -57,9 +62,17 @@ class Trip:
         if self._kind and kind and kind != self._kind:
             return
         self._left -= 1
-        if self._left == 0:
-            self.note(point=self.point, kind=self._kind or kind, request_id=request_id, at=time.time())
+        if self._left != 0:
+            return
+        line = {"point": self.point, "kind": self._kind or kind, "request_id": request_id, "at": time.time()}
+        if not self._store:
+            self.note(**line)
             os.kill(os.getpid(), signal.SIGKILL)
+        pid = kill_store(self._log.parent, self._store)
+        if pid is None:  # somebody else has just killed it: the next one, then
+            self._left = 1
+        else:
+            self.note(**line, victim=self._store, pid=pid)
 
     def exchange(self, exchange: Any) -> None:
         """The same for an exchange of the gateway."""
@@ -351,6 +364,40 @@ def _watch_gateways(trip: Trip) -> None:
     _around(Pipeline, "identify", before=lambda _self, exchange, *_: _exchange.set(exchange) and None)
 
 
+def _deliver_twice(trip: Trip) -> None:
+    from billing.journal import Journal
+    from gateway.limits.holds import Holds
+
+    settled, released = Counter[str](), Counter[str]()
+
+    def made(journal: Any, *_: Any) -> None:
+        put = journal.settlements.put
+
+        def again(settlement: Any) -> None:
+            trip.note(duplicate=settlement.request_id)
+            put(settlement)
+
+        def put_twice(settlement: Any) -> Any:
+            stored = put(settlement)
+            settled["all"] += 1
+            if settled["all"] % AGAIN_EVERY == 0:
+                again(settlement)
+                asyncio.get_running_loop().call_later(AGAIN_S, again, settlement)
+            return stored
+
+        journal.settlements.put = put_twice
+
+    async def ended(holds: Any, release: Any) -> None:
+        released["all"] += 1
+        if released["all"] % AGAIN_EVERY == 0:
+            trip.note(duplicate=release.request_id)
+            await original(holds, release)
+
+    original = Holds.release
+    _around(Journal, "__init__", after=made)
+    _around(Holds, "release", after=ended)
+
+
 def main(arguments: list[str]) -> int:
     """Runs the process named by the first argument with the others as its own."""
     trip = Trip(os.environ.get(VARIABLE, ""), Path(os.environ[LOG_VARIABLE]))
@@ -358,6 +405,8 @@ def main(arguments: list[str]) -> int:
     points = {"gateway": GATEWAY_POINTS, "worker": WORKER_POINTS, "engine": ENGINE_POINTS}[name]
     if name == "gateway":
         _watch_gateways(trip)
+    if name != "engine":
+        _deliver_twice(trip)
     if trip.point:
         points[trip.point](trip)
     if name == "engine":

@@ -83,6 +83,7 @@ async def facts(stack: Stack, seen: Sequence[Seen]) -> Facts:
             buried=buried,
             gateway_deaths={instances[kill.pid]: kill.at for kill in deaths if kill.pid in instances},
             engine_deaths=[kill.at for kill in deaths if kill.victim == "engine"],
+            postgresql_deaths=[kill.at for kill in deaths if kill.victim == "postgresql"],
         )
     finally:
         await connection.close()

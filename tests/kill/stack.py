@@ -29,6 +29,7 @@ from gateway.up.probe import is_ok
 from gateway.up.processes import Child, Command, until_ready
 from gateway.up.stores import PostgreSQL, Valkey
 from tests.kill.failpoints import LOG_VARIABLE, VARIABLE
+from tests.kill.stores import STORES, Kept, kill_store
 from tests.licences import a_licence
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -67,6 +68,9 @@ class Kill:
     request_id: str = ""
 
 
+SESSION = "session"
+
+
 @dataclass
 class Stack:
     """A running stack. `kills` holds those that the harness sent itself; the others are in the log."""
@@ -79,6 +83,7 @@ class Stack:
     claims: dict[str, PortClaim] = field(default_factory=dict)
     children: dict[str, Child] = field(default_factory=dict)
     kills: list[Kill] = field(default_factory=list)
+    stores: dict[str, Kept] = field(default_factory=dict)
 
     @property
     def record(self) -> Path:
@@ -138,7 +143,14 @@ class Stack:
         return child
 
     async def kill(self, name: str) -> None:
-        """SIGKILL, now."""
+        """SIGKILL, now. A store comes back by itself, `session` is one of PostgreSQL's."""
+        if name in STORES or name == SESSION:
+            victim = "postgresql" if name == SESSION else name
+            at = time.time()
+            pid = self.stores[victim].kill_session() if name == SESSION else kill_store(self.folder.root, name)
+            if pid is not None:
+                self.kills.append(Kill(victim, pid, at, SESSION if name == SESSION else ""))
+            return
         child = self.children[name]
         if child.running:
             self.kills.append(Kill(name.partition("-")[0], child.pid, time.time()))
@@ -159,8 +171,12 @@ class Stack:
     def deaths(self) -> list[Kill]:
         """Every SIGKILL so far, in order of time."""
         noted = [line for line in self.noted() if "point" in line]
-        points = [Kill(_victim(line["point"]), **line) for line in noted]
+        points = [Kill(**{"victim": _victim(line["point"]), **line}) for line in noted]
         return sorted([*points, *self.kills], key=lambda kill: kill.at)
+
+    def duplicates(self) -> int:
+        """How many settlements and ends of holds were delivered again."""
+        return sum("duplicate" in line for line in self.noted())
 
     def instances(self) -> dict[int, str]:
         """The instance id of every gateway that was started, by pid."""
@@ -192,19 +208,20 @@ async def running(root: Path) -> AsyncIterator[Stack]:
         stack = Stack(folder, env, postgresql.dsn, valkey.url)
         env[LOG_VARIABLE] = str(stack.log)
         stack.log.touch()
-        stores: list[Child] = []
+        stack.stores = {
+            "postgresql": Kept("postgresql", postgresql, folder.root),
+            "valkey": Kept("valkey", valkey, folder.root),
+        }
         try:
             await postgresql.prepare()
-            stores = [await Child.start(postgresql.command()), await Child.start(valkey.command())]
-            await postgresql.until_ready(stores[0])
-            await valkey.until_ready(stores[1])
+            await asyncio.gather(*(store.start() for store in stack.stores.values()))
             await migrate(stack.dsn)
             await stack.start("engine")
             await _seed(stack)
             yield stack
         finally:
             await asyncio.gather(*(child.stop() for child in stack.children.values()))
-            await asyncio.gather(*(child.stop() for child in stores))
+            await asyncio.gather(*(store.stop() for store in stack.stores.values()))
             for claim in stack.claims.values():
                 claim.close()
 

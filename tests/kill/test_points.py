@@ -7,9 +7,9 @@ import pytest
 from billing.types import Usage
 from tests.kill.book import Row
 from tests.kill.clients import Kind
-from tests.kill.drill import ENGINE_JOBS, GATEWAY_JOBS, Report
+from tests.kill.drill import ENGINE_JOBS, GATEWAY_JOBS, STORE_JOBS, Report
 from tests.kill.failpoints import WORKER_POINTS
-from tests.kill.stack import Kill
+from tests.kill.stack import TENANTS, Kill
 
 # The first test waits for the whole campaign.
 pytestmark = [pytest.mark.kill, pytest.mark.timeout(360)]
@@ -94,10 +94,26 @@ def test_worker_is_killed_in_the_middle_of_recovery(report: Report, point: str) 
     assert kill.request_id not in report.facts.holds
 
 
+@pytest.mark.parametrize(("point", "store"), STORE_JOBS)
+def test_store_killed_at_a_point_under_a_gateway_that_lives_costs_no_token(
+    report: Report, point: str, store: str
+) -> None:
+    found = [kill for kill in report.deaths if (kill.point, kill.victim) == (point, store)]
+    assert found, f"{store} did not die at {point}: {report.missed}"
+    for kill in found:
+        row = report.facts.rows.get(kill.request_id)
+        if was_delivered(report, kill.request_id):
+            assert row is not None and row.state == "settled"
+            assert row.usage == report.facts.records[f"{row.request_id}-{row.attempt}"]
+        else:
+            assert charge(row) == (0, Usage())
+
+
 def test_every_point_was_reached_and_recovery_ended_in_time(report: Report) -> None:
     assert report.missed == []
     assert report.quiet_s is not None
-    assert {kill.victim for kill in report.deaths if not kill.point} == {"gateway", "worker", "engine"}
+    victims = {kill.victim for kill in report.deaths if not kill.point}
+    assert victims == {"gateway", "worker", "engine", "postgresql", "valkey"}
 
 
 def test_every_delivered_request_has_exactly_one_settled_row(report: Report) -> None:
@@ -105,8 +121,21 @@ def test_every_delivered_request_has_exactly_one_settled_row(report: Report) -> 
     assert sum(call.delivered for call in report.facts.seen) > 200
 
 
-def test_nothing_is_booked_twice(report: Report) -> None:
+def test_nothing_is_booked_twice_though_settlements_are_delivered_twice(report: Report) -> None:
+    assert report.duplicates > 100
     assert report.findings.doubled == []
+
+
+def test_clients_left_streams_and_whole_answers_and_pay_what_the_engine_recorded(report: Report) -> None:
+    left = [call for call in report.facts.seen if call.left]
+    assert any(call.stream for call in left) and any(not call.stream for call in left)
+    gone = [row for row in report.facts.rows.values() if row.outcome == "client_gone" and row.state == "settled"]
+    assert sum(row.source == "witness" for row in gone) > 0
+
+
+def test_valkey_that_forgot_everything_counts_what_the_journal_counts(report: Report) -> None:
+    assert report.forgot > 3
+    assert len(report.facts.counters) >= len(TENANTS)  # and `findings.mismatched` compares each of them
 
 
 def test_counts_are_the_engines_own_where_it_has_a_record(report: Report) -> None:
