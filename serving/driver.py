@@ -17,16 +17,19 @@ import tempfile
 import threading
 import time
 import urllib.request
+import uuid
 from pathlib import Path
 
 from serving import processes
 from serving.builder import INGRESS_CLASS, Application, ray_application
 from serving.catalogue import load
-from serving.environment import LOOPBACK, RUN_DIR_PREFIX
+from serving.environment import LOOPBACK, RUN_DIR_PREFIX, witness_folder
+from serving.witness.index import Index
 
 OBJECT_STORE_BYTES = 128 * 1024 * 1024  # tokens are small; Ray's default of 30 % of memory belongs to the model
 KEEP_ALIVE_S = 90  # longer than a client keeps an idle connection, so that it never writes into one that we just closed
 FIRST_ANSWER_S_MAX = 60.0
+RECORD_S_MAX = 2.0  # it is written before the answer ends; this is for a file system that shows it late
 DRAIN_S_MAX = 2.0
 KILL_S_MAX = 1.0
 
@@ -49,14 +52,16 @@ def main(arguments: list[str] | None = None) -> int:
     processes.adopt_orphans()
     _listen_for_stop()
     processes.die_with_parent(os.getppid())
-    application = ray_application(load(options.catalogue).model(options.model), options.data_dir.resolve())
+    data_dir = options.data_dir.resolve()
+    model = load(options.catalogue).model(options.model)
+    application = ray_application(model, data_dir)
     ask = _no_farewell
     try:
         report("starting Ray")
         _start_ray(application)
         report("starting Ray Serve and vLLM")
         _deploy(application, options.port)
-        _first_answer(application.id, options.port)
+        _recorded(_first_answer(application.id, options.port), witness_folder(model, data_dir))
         report(f"ready: http://{LOOPBACK}:{options.port}/v1 serves {application.id}")
         ask = _drain
         while True:
@@ -108,17 +113,35 @@ def _deploy(application: Application, port: int) -> None:
     serve.run(build_openai_app(arguments), name=application.id, route_prefix="/")
 
 
-def _first_answer(model_id: str, port: int) -> None:
-    """One token through the whole road: "ready" is a promise that a first request succeeds."""
+def _first_answer(model_id: str, port: int) -> str:
+    """One token through the whole road: "ready" is a promise that a first request succeeds. Returns its attempt id."""
+    attempt_id = f"ready-check-{uuid.uuid4()}"
     body = {"model": model_id, "messages": [{"role": "user", "content": "Hello"}], "max_tokens": 1}
     request = urllib.request.Request(
         f"http://{LOOPBACK}:{port}/v1/chat/completions",
         data=json.dumps(body).encode(),
-        headers={"content-type": "application/json", "x-request-id": "ready-check-1"},
+        headers={"content-type": "application/json", "x-request-id": attempt_id},
     )
     opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))  # no proxy stands between us and ourselves
     with opener.open(request, timeout=FIRST_ANSWER_S_MAX) as answer:
         json.load(answer)
+    return attempt_id
+
+
+def _recorded(attempt_id: str, folder: Path) -> None:
+    """The engine must have recorded it, too: one that serves and does not count is not ready."""
+    records = Index(folder)
+    deadline = time.monotonic() + RECORD_S_MAX
+    while True:
+        records.refresh()
+        if records.find(attempt_id) is not None:
+            return
+        if time.monotonic() > deadline:
+            raise RuntimeError(
+                f"the engine recorded nothing in {folder}: vLLM does not find serving's plugin; install it again"
+                " (.venv-serving/bin/pip install --no-deps --no-build-isolation -e serving)"
+            )
+        time.sleep(0.05)
 
 
 def _remove_run_dir() -> None:

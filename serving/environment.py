@@ -17,11 +17,17 @@ _DROPPED_PREFIXES = ("RAY_", "RAYLLM_", "VLLM_", "HF_", "TRANSFORMERS_")
 _DROPPED = ("PYTHONPATH", "PYTHONSTARTUP", "PYTHONHOME")
 
 
+def witness_folder(model: Model, data_dir: Path) -> Path:
+    """Where the engines of a model record what they served; one file per process."""
+    return data_dir / "served" / model.id
+
+
 def engine_settings(model: Model, data_dir: Path) -> dict[str, str]:
     """What vLLM needs, with or without Ray. Sizes in GiB, paths absolute."""
     cache = data_dir / "cache"
     settings = {
         "PYTHONPATH": str(STARTUP_FOLDER),
+        "SEKISHO_WITNESS_DIR": str(witness_folder(model, data_dir)),
         # no hub, no telemetry
         "HF_HUB_OFFLINE": "1",
         "HF_HUB_DISABLE_TELEMETRY": "1",

@@ -5,7 +5,8 @@ step and `ready: URL` when a request has been answered. SIGTERM or SIGINT ends i
 whoever started it.
 
 Two processes share the work. This one is light and never loads Ray: it prepares, watches, and at the end makes sure
-that nothing is left. `serving.driver` is Ray's driver; Ray's and vLLM's processes come out of it. Each outlives a
+that nothing is left. With --witness-port it also keeps `serving.witness` running, which serves what the engine recorded
+(`<data dir>/served/<model>/`), also while the engine is down. `serving.driver` is Ray's driver; Ray's and vLLM's processes come out of it. Each outlives a
 SIGKILL of the other long enough to clear up.
 
 Exit codes: 0 stopped on request; 1 the catalogue is refused; 2 usage error, or it could not start or go on.
@@ -27,8 +28,16 @@ from pathlib import Path
 
 from serving import processes
 from serving.catalogue import Model, load
-from serving.environment import LOOPBACK, RUN_DIR_PREFIX, engine_settings, process_environment, ray_settings
+from serving.environment import (
+    LOOPBACK,
+    RUN_DIR_PREFIX,
+    engine_settings,
+    process_environment,
+    ray_settings,
+    witness_folder,
+)
 from serving.strict import CatalogueRefused
+from serving.witness.child import ReaderChild
 
 # Ray's sockets lie in <run dir>/session_<date>_<µs>_<pid>/sockets/<name>, 70 bytes at most below the run dir; the path
 # of a Unix socket may have 107 bytes (unix(7)), ours has 99 at most.
@@ -57,8 +66,9 @@ def main(arguments: list[str] | None = None) -> int:
         _check_port(options.port)
         data_dir = options.data_dir.resolve()
         _prepare_weights(model, data_dir)
+        reader = _reader(options, witness_folder(model, data_dir))
         with _run_dir() as run_dir:
-            _supervise(_driver_command(options), _environment(model, data_dir, run_dir), parent)
+            _supervise(_driver_command(options), _environment(model, data_dir, run_dir), parent, reader)
     except CatalogueRefused as finding:
         print(f"catalogue refused: {finding}")
         return 1
@@ -75,7 +85,9 @@ def _options(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--catalogue", type=Path, required=True)
     parser.add_argument("--model", required=True, help="id in the catalogue")
     parser.add_argument("--port", type=int, required=True, help="on 127.0.0.1")
-    parser.add_argument("--data-dir", type=Path, required=True, help="where models and caches lie")
+    parser.add_argument("--data-dir", type=Path, required=True, help="where models, caches and records lie")
+    parser.add_argument("--witness-port", type=int, help="serve the engine's records there, on 127.0.0.1")
+    parser.add_argument("--witness-token-file", type=Path, help="who reads them must show one of its lines")
     return parser.parse_args(arguments)
 
 
@@ -120,6 +132,13 @@ def _driver_command(options: argparse.Namespace) -> list[str]:
     ]
 
 
+def _reader(options: argparse.Namespace, folder: Path) -> ReaderChild | None:
+    if options.witness_port is None:
+        return None
+    _check_port(options.witness_port)
+    return ReaderChild(folder, options.witness_port, options.witness_token_file)
+
+
 def _environment(model: Model, data_dir: Path, run_dir: Path) -> dict[str, str]:
     return process_environment(engine_settings(model, data_dir) | ray_settings(data_dir, run_dir))
 
@@ -143,7 +162,9 @@ def short_temp_folder() -> Path:
     raise CannotRun(f"no writable temporary folder with a path of at most {room} bytes; set TMPDIR to one")
 
 
-def _supervise(command: list[str], environment: dict[str, str], parent: int) -> None:
+def _supervise(
+    command: list[str], environment: dict[str, str], parent: int, reader: ReaderChild | None = None
+) -> None:
     """Runs the driver until it dies (CannotRun) or we are asked to stop (_Stop); leaves no process behind."""
     processes.adopt_orphans()
     # In a session of its own: a signal to our process group is ours to act on, a SIGKILL to it reaches only us, and the
@@ -151,6 +172,8 @@ def _supervise(command: list[str], environment: dict[str, str], parent: int) -> 
     driver = subprocess.Popen(command, env=environment, stdin=subprocess.DEVNULL, start_new_session=True)
     try:
         while True:
+            if reader is not None:
+                reader.keep()
             try:
                 code = driver.wait(WATCH_S)
             except subprocess.TimeoutExpired:
@@ -159,7 +182,7 @@ def _supervise(command: list[str], environment: dict[str, str], parent: int) -> 
                 continue
             raise CannotRun(f"Ray's driver ended with code {code}; see the lines above")
     finally:
-        _end(driver)
+        _end(driver)  # and whatever else came out of us, the reader included
 
 
 def _end(driver: subprocess.Popen[bytes]) -> None:

@@ -27,11 +27,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
     try:
         scenarios = load_scenarios(options.scenarios)
-        engine = Engine(scenarios, options.record, options.keep_bodies)
+        engine = Engine(scenarios, options.record, options.keep_bodies, options.token_file)
     except ScenarioError as error:
         return _failed(f"{options.scenarios}: {error}")
     except OSError as error:
         return _failed(f"the record {options.record} cannot be written ({error.strerror}). Name a writable file.")
+    if options.token_file is not None and not engine.access.tokens():
+        return _failed(f"no token in {options.token_file}. Write one into it (mode 0600), or leave --token-file out.")
     try:
         uvloop.run(_serve(engine, options.host, options.port))
     except OSError as error:
@@ -66,6 +68,7 @@ def _parser() -> argparse.ArgumentParser:
         "--scenarios", type=Path, default=DEFAULT_FILE, help="scenario file (default: the built-in one)"
     )
     parser.add_argument("--record", type=Path, help="file that records what was served (default: memory only)")
+    parser.add_argument("--token-file", type=Path, help="who reads /witness must show one of its lines")
     parser.add_argument(
         "--keep-bodies", type=int, default=0, metavar="N", help="keep the last N requests for GET /served/{attempt_id}"
     )

@@ -1,39 +1,23 @@
 """The engine's own record of what it served: the witness that the gateway's books are checked against.
 
-One JSON line per finished or aborted attempt goes to an append-only file with a single unbuffered write, before the
-last bytes leave for the client: a SIGKILL of this process loses no attempt that a client has seen end. (A power cut
-may: the file is not fsynced, because the machine outlives the processes in every test this engine is for.) Attempts
-still running live in memory only.
+One JSON line per finished or aborted attempt goes to an append-only file before the last bytes leave for the client: a
+SIGKILL of this process loses no attempt that a client has seen end, and a power cut only the last moment's
+(`serving.witness.appender`). Attempts still running live in memory only.
 """
 
-import mmap
-import os
 import time
 from collections import OrderedDict
 from collections.abc import Callable
 from pathlib import Path
-from typing import Literal
 
-import msgspec
+from serving.witness.appender import Appender
+from serving.witness.pages import read_page, search, whole_size
+from serving.witness.types import FileSize, Page, State, Witness, head_of, line_of, record_of
+
+__all__ = ["Record", "Running", "Witness"]
 
 KEPT_MAX = 262_144
 """Ended attempts kept in memory; older ones are looked up in the file."""
-
-
-class Witness(msgspec.Struct, frozen=True):
-    """What one attempt used. ``completion_tokens`` and ``reasoning_tokens`` are sums over the choices, of tokens really
-    generated; times are unix seconds. With several choices ``finish_reason`` is the first one's, or ``abort``."""
-
-    attempt_id: str
-    model: str
-    state: Literal["running", "finished", "aborted"]
-    prompt_tokens: int
-    cached_tokens: int
-    completion_tokens: int
-    reasoning_tokens: int
-    finish_reason: str | None
-    started_at: float
-    ended_at: float | None
 
 
 class Running:
@@ -44,17 +28,27 @@ class Running:
         "cached_tokens",
         "completion_tokens",
         "ended",
+        "image_tokens",
         "model",
         "prompt_tokens",
         "reasoning_tokens",
         "started_at",
     )
 
-    def __init__(self, attempt_id: str, model: str, prompt_tokens: int, cached_tokens: int, started_at: float) -> None:
+    def __init__(
+        self,
+        attempt_id: str,
+        model: str,
+        prompt_tokens: int,
+        cached_tokens: int,
+        started_at: float,
+        image_tokens: int = 0,
+    ) -> None:
         self.attempt_id = attempt_id
         self.model = model
         self.prompt_tokens = prompt_tokens
         self.cached_tokens = cached_tokens
+        self.image_tokens = image_tokens
         self.started_at = started_at
         self.completion_tokens = 0
         self.reasoning_tokens = 0
@@ -62,7 +56,7 @@ class Running:
 
     def witness(
         self,
-        state: Literal["running", "finished", "aborted"] = "running",
+        state: State = "running",
         finish_reason: str | None = None,
         ended_at: float | None = None,
     ) -> Witness:
@@ -78,6 +72,7 @@ class Running:
             finish_reason,
             self.started_at,
             ended_at,
+            image_tokens=self.image_tokens,  # this engine takes no sound: audio_tokens stays 0
         )
 
 
@@ -88,18 +83,17 @@ class Record:
         self._path, self._clock, self._kept_max = path, clock, kept_max
         self._running: dict[str, Running] = {}
         self._ended: OrderedDict[str, Witness] = OrderedDict()
-        self._encode = msgspec.json.Encoder().encode
-        self._file: int | None = None
+        self._file: Appender | None = None
         self.finished = self.aborted = self.prompt_tokens = self.completion_tokens = 0
         if path is not None:
-            path.parent.mkdir(parents=True, exist_ok=True)
             self._read_again(path)
-            self._file = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT, 0o600)
-            _end_last_line(self._file)
+            self._file = Appender(path)
 
-    def start(self, attempt_id: str, model: str, prompt_tokens: int, cached_tokens: int) -> Running:
+    def start(
+        self, attempt_id: str, model: str, prompt_tokens: int, cached_tokens: int, image_tokens: int = 0
+    ) -> Running:
         """Notes an attempt as running."""
-        running = Running(attempt_id, model, prompt_tokens, cached_tokens, self._clock())
+        running = Running(attempt_id, model, prompt_tokens, cached_tokens, self._clock(), image_tokens)
         self._running[attempt_id] = running
         return running
 
@@ -122,16 +116,26 @@ class Record:
             return running.witness()
         return self._ended.get(attempt_id) or self._find_in_file(attempt_id)
 
+    def files(self) -> list[FileSize]:
+        """The record file, if there is one."""
+        return [] if self._path is None else [FileSize(self._path.name, max(0, whole_size(self._path)))]
+
+    def page(self, file: str, after: int, limit: int) -> Page | None:
+        """A page of the record file; None for any other."""
+        if self._path is None or file != self._path.name:
+            return None
+        return read_page(self._path, after, limit)
+
     def close(self) -> None:
-        """Closes the file; every line is already written."""
+        """Brings the file to the disk and closes it."""
         if self._file is not None:
-            os.close(self._file)
+            self._file.close()
             self._file = None
 
     def _end(self, running: Running, witness: Witness) -> None:
         running.ended = True
         if self._file is not None:
-            os.write(self._file, self._encode(witness) + b"\n")
+            self._file.append(line_of(witness))
         self._running.pop(witness.attempt_id, None)
         self._keep(witness)
         self.prompt_tokens += witness.prompt_tokens
@@ -149,7 +153,7 @@ class Record:
             return
         with path.open("rb") as lines:
             for line in lines:
-                witness = _decoded(line)
+                witness = record_of(line)
                 if witness is not None:
                     self._keep(witness)
 
@@ -157,24 +161,4 @@ class Record:
         """Searches the file backwards; needed only for attempts older than the last ``kept_max``."""
         if self._path is None or len(self._ended) < self._kept_max:
             return None
-        needle = b'{"attempt_id":' + self._encode(attempt_id) + b","
-        with self._path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as view:
-            start = view.rfind(needle)
-            return _decoded(view[start : view.find(b"\n", start)]) if start >= 0 else None
-
-
-def _end_last_line(file: int) -> None:
-    """Ends a last line torn by a sudden death, so that the next record does not continue it."""
-    size = os.fstat(file).st_size
-    if size and os.pread(file, 1, size - 1) != b"\n":
-        os.write(file, b"\n")
-
-
-_witness = msgspec.json.Decoder(Witness)
-
-
-def _decoded(line: bytes) -> Witness | None:
-    try:
-        return _witness.decode(line)
-    except msgspec.DecodeError:
-        return None
+        return search(self._path, head_of(attempt_id))

@@ -19,6 +19,9 @@ from serving.scripted.record import Record
 from serving.scripted.render import ChatRenderer, CompletionRenderer, Style
 from serving.scripted.scenario import Fault, LateUsage, MissingUsage, Refuse, Scenario
 from serving.scripted.wire import JSON_HEADERS
+from serving.witness.access import Access
+from serving.witness.server import WitnessRoutes
+from serving.witness.types import Witness
 
 BODY_BYTES_MAX = 64 << 20
 encode = msgspec.json.encode
@@ -27,10 +30,18 @@ encode = msgspec.json.encode
 class Engine:
     """All models of one server, their record, and the last bodies received when asked to keep them."""
 
-    def __init__(self, scenarios: dict[str, Scenario], record: Path | None = None, keep_bodies: int = 0) -> None:
+    def __init__(
+        self,
+        scenarios: dict[str, Scenario],
+        record: Path | None = None,
+        keep_bodies: int = 0,
+        token_file: Path | None = None,
+    ) -> None:
         self.scenarios = scenarios
         self.models = {name: Model(name, scenario) for name, scenario in scenarios.items()}
         self.record = Record(record)
+        self.access = Access(token_file)
+        self._witness = WitnessRoutes(_Own(self.record), self.access)
         self._keep_bodies = keep_bodies
         self._bodies: OrderedDict[str, bytes] = OrderedDict()
         self._started = int(time.time())
@@ -45,7 +56,7 @@ class Engine:
                 web.get("/v1/models", self.list_models),
                 web.get("/health", self.health),
                 web.get("/metrics", self.metrics),
-                web.get("/witness/{attempt_id}", self.witness),
+                *self._witness.routes(),
                 web.get("/served/{attempt_id}", self.served),
             ]
         )
@@ -70,14 +81,6 @@ class Engine:
     async def metrics(self, request: web.Request) -> web.Response:
         """GET /metrics: vLLM's names for what runs and waits."""
         return web.Response(text=render_metrics(self.models.values(), self.record))
-
-    async def witness(self, request: web.Request) -> web.Response:
-        """GET /witness/{attempt_id}."""
-        attempt_id = request.match_info["attempt_id"]
-        found = self.record.find(attempt_id)
-        if found is None:
-            return _json({"attempt_id": attempt_id, "state": "unknown"}, 404)
-        return _json(found)
 
     async def served(self, request: web.Request) -> web.Response:
         """GET /served/{attempt_id}: headers and body as they arrived, while they are among the last ones kept."""
@@ -124,7 +127,7 @@ class Engine:
         )
         kind = ChatRenderer if ask.chat else CompletionRenderer
         renderer = kind(ask, attempt_id, int(time.time()), style)
-        running = self.record.start(attempt_id, model.name, prompt_tokens, cached)
+        running = self.record.start(attempt_id, model.name, prompt_tokens, cached, ask.image_tokens)
         return Job(request, model, ask, plans, renderer, self.record, running, fault)
 
     def _keep(self, attempt_id: str, request: web.Request, body: bytes) -> None:
@@ -151,6 +154,17 @@ class Engine:
             "max_model_len": model.scenario.max_model_len,
             "permission": [],
         }
+
+
+class _Own:
+    """The engine's own record, which also knows what is under way."""
+
+    def __init__(self, record: Record) -> None:
+        self._record = record
+        self.files, self.page = record.files, record.page
+
+    async def find(self, attempt_id: str) -> Witness | None:
+        return self._record.find(attempt_id)
 
 
 def _json(value: object, status: int = 200) -> web.Response:
