@@ -8,6 +8,8 @@ streaming          the engine's own record, if it has one     → recovered, exa
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from billing.off_peak import priced_at
+from billing.prices import parse_terms
 from billing.rating import RateCard
 from billing.types import Usage
 
@@ -16,7 +18,7 @@ SELECT j.request_id::text AS request_id, j.tenant_id, j.key_id, j.model, j.actio
   j.licence_id, j.licence_version, j.epoch, j.rate_card_id, j.instance_id, j.period, j.state, j.attempt,
   (extract(epoch FROM j.opened_at) * 1000000)::bigint AS opened_at, u.witness_url,
   p.prompt_tokens, p.cached_tokens, p.completion_tokens, p.reasoning_tokens,
-  r.input_price, r.cached_input_price, r.output_price
+  r.input_price, r.cached_input_price, r.output_price, r.terms::text AS terms
 FROM journal j LEFT JOIN journal_progress p ON p.request_id = j.request_id AND p.attempt = j.attempt
 LEFT JOIN upstream u ON u.upstream_id = j.upstream_id
 LEFT JOIN rate_card r ON r.rate_card_id = j.rate_card_id
@@ -88,10 +90,19 @@ async def unfinished(connection: Any, instance_id: str, limit: int) -> list[Unfi
 
 def _unfinished(row: dict[str, Any]) -> Unfinished:
     counts = [row.pop(name) for name in ("prompt_tokens", "cached_tokens", "completion_tokens", "reasoning_tokens")]
-    prices = [row.pop(name) for name in ("input_price", "cached_input_price", "output_price")]
-    # Its price was fixed when it was opened: from when to when the card is in force does not matter any more.
-    card = None if prices[0] is None else RateCard(row["rate_card_id"], row["model"], 0, None, *prices)
+    prices = {name: row.pop(name) for name in ("input_price", "cached_input_price", "output_price", "terms")}
+    card = None if prices["terms"] is None else _card(row, prices)
     return Unfinished(**row, card=card, checkpoint=None if counts[0] is None else Usage(*counts))
+
+
+def _card(row: dict[str, Any], prices: dict[str, Any]) -> RateCard:
+    """Its prices were fixed when it was opened: from when to when the card is in force does not matter any more."""
+    terms = parse_terms(prices.pop("terms"))
+    card = RateCard(
+        row["rate_card_id"], row["model"], 0, None, **prices, terms=terms, image_price=terms.image,
+        audio_price=terms.audio,
+    )  # fmt: skip
+    return priced_at(card, row["opened_at"], row["action"])
 
 
 async def owners(connection: Any) -> set[str]:

@@ -26,7 +26,8 @@ Unit = Literal["token", "package", "unit_hour", "month"]
 
 @dataclass(frozen=True, slots=True)
 class Party:
-    """Issuer or recipient. `registration_number` is `T` and 13 digits, the issuer's only; '' where not known."""
+    """Issuer or recipient. `registration_number` is `T` and 13 digits, the issuer's only; '' where not known.
+    `bank_account` is where to pay, as people write it, the issuer's only; '' when nothing is paid by transfer."""
 
     name: str
     registration_number: str = ""
@@ -35,6 +36,7 @@ class Party:
     address: str = ""
     country: str = "JP"
     email: str = ""
+    bank_account: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,7 +81,8 @@ class Invoice:
     """A document. `number` is '' while it is a draft; a closed one never changes.
 
     `subtotal_yen` excludes tax; `total_yen` includes it; `prepaid_yen` is prepaid credit used up by it;
-    `payable_yen = total_yen - prepaid_yen`. `corrects` is the number of the invoice that a credit note corrects.
+    `payable_yen = total_yen - prepaid_yen`. `corrects` is the number of the invoice that a credit note corrects and
+    `corrects_issued_on` its date.
     """
 
     invoice_id: str
@@ -103,5 +106,6 @@ class Invoice:
     prepaid_yen: int
     payable_yen: int
     corrects: str = ""
+    corrects_issued_on: date | None = None
     reason: str = ""
     watermark: int = 0

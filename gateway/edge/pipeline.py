@@ -118,7 +118,10 @@ class Pipeline:
         exchange.ask = choice.ask
         exchange.decision, exchange.upstream = choice.decision, choice.upstream
         check_choice(choice, principal)
-        exchange.card = snapshot.rate_card(model, exchange.opened_at)
+        assert exchange.grant is not None
+        exchange.card = snapshot.rate_card(
+            model, exchange.opened_at, exchange.action, tenant.tenant_id, exchange.grant.rate_card
+        )
 
     def read(self, exchange: Exchange, tree: dict[str, Any], route: Route) -> None:
         """What exactly is asked, and how much it can cost at most."""

@@ -6,7 +6,6 @@ from typing import Any
 
 import msgspec
 
-from billing.rating import RateCard
 from gateway.identity.access import Access, CredentialKind
 from gateway.identity.credentials import ApiKey, OAuthClient, OidcIssuer
 from gateway.licensing.times import to_us
@@ -92,11 +91,3 @@ def upstream_of(row: Any) -> Upstream | None:
     fields = {name: value for name, value in dict(row).items() if name != "retired_at"}
     profile = msgspec.json.decode(row["profile"], type=Profile)
     return Upstream(**{**fields, "profile": profile, "created_at": to_us(row["created_at"])})
-
-
-def card_of(row: Any) -> RateCard:
-    """A rate card."""
-    return RateCard(
-        row["rate_card_id"], row["model"], to_us(row["effective_from"]), _to_us(row["effective_to"]),
-        row["input_price"], row["cached_input_price"], row["output_price"],
-    )  # fmt: skip

@@ -3,7 +3,8 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from billing.rating import RateCard
+from billing.off_peak import priced_at
+from billing.rating import PUBLISHED, RateCard
 from gateway.faults import Fault
 from gateway.identity.access import Access
 from gateway.identity.credentials import Credentials
@@ -34,15 +35,19 @@ class Snapshot:
     upstreams: Mapping[str, tuple[Upstream, ...]] = field(default_factory=dict)
     rate_cards: Mapping[str, tuple[RateCard, ...]] = field(default_factory=dict)
 
-    def rate_card(self, model: str, at: int) -> RateCard:
-        """The rate card of `model` in force at `at` (microseconds since the epoch).
+    def rate_card(self, model: str, at: int, action: str, tenant_id: str, family: str) -> RateCard:
+        """The prices of a request for `action` that `tenant_id` opened at `at` (microseconds since the epoch), by the
+        card in force of the family that its grant names ('': published); a card of the tenant's own comes first.
 
-        A model without a price is not sold: raises `Fault("model_not_found")`.
+        A model without a price is not sold: raises `Fault("model_not_found")`. Another family is no substitute: it
+        would be another contract's price.
         """
         for card in self.rate_cards.get(model, ()):
-            if card.covers(at):
-                return card
-        raise Fault("model_not_found", param="model", internal=f"no rate card for {model} at {at}")
+            if card.family == (family or PUBLISHED) and card.tenant_id in (None, tenant_id) and card.covers(at):
+                return priced_at(card, at, action)
+        raise Fault(
+            "model_not_found", param="model", internal=f"no {family or PUBLISHED} rate card for {model} at {at}"
+        )
 
     def levels(self, tenant: Tenant, grant: Grant, access: Access) -> tuple[LimitLevel, ...]:
         """The levels that a request counts at, from wide to narrow, limited or not."""

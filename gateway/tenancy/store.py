@@ -7,13 +7,13 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
+from billing.prices_store import CARD_COLUMNS, card_of
 from billing.rating import RateCard
 from gateway.identity.credentials import ApiKey, Credentials, OAuthClient, OidcIssuer
 from gateway.licensing.trust import Trust
 from gateway.limits.levels import Limits
 from gateway.tenancy.licences import LicenceBook
 from gateway.tenancy.rows import (
-    card_of,
     client_of,
     issuer_of,
     key_of,
@@ -65,7 +65,7 @@ _TABLES: Mapping[str, str] = {
         "upstream_id, model, model_version, base_url, served_model, witness_url, country, region, site, tier,"
         " profile::text AS profile, created_at, retired_at"
     ),
-    "rate_card": ("rate_card_id, model, effective_from, effective_to, input_price, cached_input_price, output_price"),
+    "rate_card": CARD_COLUMNS,
 }
 
 
@@ -189,10 +189,11 @@ def _by_model(upstreams: Iterable[Upstream]) -> dict[str, tuple[Upstream, ...]]:
 
 
 def _cards_by_model(cards: Iterable[RateCard]) -> dict[str, tuple[RateCard, ...]]:
+    """A tenant's own before everybody's, then what began last."""
     by_model: dict[str, list[RateCard]] = {}
     for card in cards:
         by_model.setdefault(card.model, []).append(card)
     return {
-        model: tuple(sorted(found, key=lambda card: card.effective_from, reverse=True))
+        model: tuple(sorted(found, key=lambda card: (card.tenant_id is None, -card.effective_from, card.rate_card_id)))
         for model, found in by_model.items()
     }
