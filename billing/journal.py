@@ -71,7 +71,8 @@ WITH given AS (
       FROM json_array_elements(g.lines) l),
     prompt_tokens = (g.usage->>'prompt')::bigint, cached_tokens = (g.usage->>'cached')::bigint,
     completion_tokens = (g.usage->>'completion')::bigint, reasoning_tokens = (g.usage->>'reasoning')::bigint,
-    first_byte_at = coalesce(from_micros(g.first_byte_at), j.first_byte_at), settled_at = from_micros(g.settled_at)
+    first_byte_at = coalesce(from_micros(g.first_byte_at), j.first_byte_at), settled_at = from_micros(g.settled_at),
+    booked_at = from_micros(g.settled_at)
   FROM given g
   WHERE j.request_id = ANY (ARRAY(SELECT request_id FROM given)) AND j.request_id = g.request_id
     AND j.tenant_id = g.tenant_id AND j.settled_at IS NULL
@@ -106,10 +107,10 @@ WITH given AS (
 )
 INSERT INTO journal (request_id, tenant_id, key_id, project_id, model, model_version, action, purpose, data_class,
   country, region, tier, site, outcome, code, http_status, rule_id, licence_id, licence_version, epoch, instance_id,
-  state, opened_at, settled_at)
+  state, opened_at, settled_at, booked_at)
 SELECT request_id, tenant_id, key_id, project_id, model, model_version, action, purpose, data_class, country, region,
   tier, site, outcome, code, http_status, rule_id, licence_id, licence_version, epoch, instance_id, 'voided',
-  from_micros(opened_at), from_micros(opened_at)
+  from_micros(opened_at), from_micros(opened_at), from_micros(opened_at)
 FROM given
 """
 

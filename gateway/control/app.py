@@ -12,7 +12,19 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import ASGIApp
 
-from gateway.control import admin_keys, clients, code, keys, licences, reading, simulation, tenants, trust, upstreams
+from gateway.control import (
+    admin_keys,
+    clients,
+    code,
+    keys,
+    licences,
+    reading,
+    simulation,
+    tenants,
+    trust,
+    upstreams,
+    usage,
+)
 from gateway.control.door import Door, language_in, rendered
 from gateway.control.plane import Plane, pool_of
 from gateway.control.refusals import Problems, Refusal, first_invalid
@@ -26,7 +38,7 @@ from gateway.licensing.findings import Finding
 from gateway.settings import Settings
 
 PREFIX = "/admin/v1"
-_PARTS = (tenants, keys, clients, simulation, licences, trust, upstreams, admin_keys, code, reading)
+_PARTS = (tenants, keys, clients, simulation, licences, trust, upstreams, admin_keys, code, usage, reading)
 
 
 @asynccontextmanager

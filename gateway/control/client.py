@@ -51,8 +51,7 @@ class AdminClient:
 
     def get(self, path: str, **query: object) -> Any:
         """The answer to `GET`; parameters that are None are left out. Raises `Refused` or `Unreachable`."""
-        asked = urlencode({name: str(value) for name, value in query.items() if value is not None})
-        return self._ask("GET", f"{path}?{asked}" if asked else path, None)
+        return self._ask("GET", _asking(path, query), None)
 
     def post(self, path: str, body: Mapping[str, Any] | None = None) -> Any:
         """The answer to `POST`. Raises `Refused` or `Unreachable`."""
@@ -61,6 +60,13 @@ class AdminClient:
     def patch(self, path: str, body: Mapping[str, Any]) -> Any:
         """The answer to `PATCH`. Raises `Refused` or `Unreachable`."""
         return self._ask("PATCH", path, body)
+
+    def file(self, path: str, **query: object) -> bytes:
+        """The bytes of an answer that is a file. Raises `Refused` or `Unreachable`."""
+        status, answer = self._send("GET", _asking(path, query), None)
+        if 200 <= status < 300:
+            return answer
+        raise _error(status, answer, self._parts.geturl())
 
     def pages(self, path: str, **query: object) -> Iterator[dict[str, Any]]:
         """All rows of a list, page by page."""
@@ -73,6 +79,9 @@ class AdminClient:
                 return
 
     def _ask(self, method: str, path: str, body: Mapping[str, Any] | None) -> Any:
+        return _read(*self._send(method, path, body), self._parts.geturl())
+
+    def _send(self, method: str, path: str, body: Mapping[str, Any] | None) -> tuple[int, bytes]:
         headers = dict(self._headers)
         payload = None
         if body is not None:
@@ -84,17 +93,21 @@ class AdminClient:
         try:
             connection.request(method, self._parts.path.rstrip("/") + path, payload, headers)
             response = connection.getresponse()
-            status, answer = response.status, response.read(ANSWER_BYTES_MAX)
+            return response.status, response.read(ANSWER_BYTES_MAX)
         except (OSError, UnicodeError, http.client.HTTPException) as error:
             raise Unreachable(f"the admin plane at {self._parts.geturl()} does not answer: {error!r}") from error
         finally:
             connection.close()
-        return _read(status, answer, self._parts.geturl())
 
     def _connection(self) -> http.client.HTTPConnection:
         kind = http.client.HTTPSConnection if self._parts.scheme == "https" else http.client.HTTPConnection
         assert self._parts.hostname is not None
         return kind(self._parts.hostname, self._parts.port, timeout=ANSWER_S_MAX)
+
+
+def _asking(path: str, query: Mapping[str, object]) -> str:
+    asked = urlencode({name: str(value) for name, value in query.items() if value is not None})
+    return f"{path}?{asked}" if asked else path
 
 
 def _parts_of(url: str) -> SplitResult:
@@ -141,13 +154,21 @@ def _noted(data_dir: Path) -> dict[str, str]:
 
 
 def _read(status: int, answer: bytes, url: str) -> Any:
-    try:
-        value = json.loads(answer)
-    except ValueError:
-        raise Unreachable(f"{url} answered {status} with something that is no JSON: is it an admin plane?") from None
     if 200 <= status < 300:
-        return value
+        return _json_of(status, answer, url)
+    raise _error(status, answer, url)
+
+
+def _error(status: int, answer: bytes, url: str) -> Refused:
+    value = _json_of(status, answer, url)
     error = value.get("error") if isinstance(value, dict) else None
     if not isinstance(error, dict):
         raise Unreachable(f"{url} answered {status}: is it an admin plane?")
-    raise Refused(status, error)
+    return Refused(status, error)
+
+
+def _json_of(status: int, answer: bytes, url: str) -> Any:
+    try:
+        return json.loads(answer)
+    except ValueError:
+        raise Unreachable(f"{url} answered {status} with something that is no JSON: is it an admin plane?") from None

@@ -14,6 +14,7 @@ from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 import msgspec
 from pydantic import AfterValidator, AwareDatetime, BeforeValidator, Field, StringConstraints
 
+from billing.types import Outcome
 from billing.usage import GROUPS
 from gateway.control.jwks import checked_jwks
 from gateway.identity.access import SCOPES
@@ -68,6 +69,12 @@ def in_zone(at: datetime | None, zone: ZoneInfo) -> datetime | None:
 def _groups(text: str) -> str:
     if not set(filter(None, text.split(","))) <= set(GROUPS):
         raise ValueError(f"comma-separated: {', '.join(GROUPS)}")
+    return text
+
+
+def _outcome(text: str) -> str:
+    if text not in set(Outcome):
+        raise ValueError(f"one of {', '.join(Outcome)}")
     return text
 
 
@@ -181,6 +188,7 @@ HojinBangou = Annotated[str, StringConstraints(pattern=r"^([0-9]{13})?$")]
 Zone = Annotated[str, StringConstraints(max_length=64), AfterValidator(_zone)]
 Time = Annotated[AwareDatetime, BeforeValidator(_text_only), AfterValidator(_bounded)]
 LocalTime = Annotated[datetime, BeforeValidator(_local)]
+UsageOutcome = Annotated[str, AfterValidator(_outcome)]
 Groups = Annotated[str, StringConstraints(max_length=100), AfterValidator(_groups)]
 Count = Annotated[int, Field(strict=True, ge=0, le=COUNT_MAX)]
 SmallCount = Annotated[int, Field(strict=True, ge=0, le=INT32_MAX)]

@@ -91,6 +91,13 @@ def warn(text: str) -> None:
     sys.stderr.write(printable(text) + "\n")
 
 
+def put(body: bytes) -> None:
+    """A file on the standard output, as it is."""
+    sys.stdout.flush()
+    sys.stdout.buffer.write(body)
+    sys.stdout.buffer.flush()
+
+
 def printable(text: str) -> str:
     """`text` without characters that move a terminal's cursor or hide what follows."""
     return "".join(char if char.isprintable() or char in "\n\t" else f"\\u{ord(char):04x}" for char in text)

@@ -13,6 +13,7 @@ from starlette.responses import Response
 from starlette.routing import Route as HttpRoute
 from starlette.types import Receive, Scope, Send
 
+from gateway.edge.document import JSON, Document
 from gateway.edge.exchange import Exchange
 from gateway.edge.headers import response_headers
 from gateway.edge.inbound import Inbound
@@ -44,7 +45,8 @@ Query = Callable[[Exchange, Request], Awaitable[Any]]
 
 
 class TenantQuery:
-    """ASGI endpoint that answers a tenant about itself from `query`, as JSON; its credential needs `scope`."""
+    """ASGI endpoint that answers a tenant about itself from `query`, as JSON unless that gives a `Document`; its
+    credential needs `scope`."""
 
     def __init__(self, gateway: Gateway, scope: AccessScope, query: Query) -> None:
         self._gateway = gateway
@@ -58,13 +60,14 @@ class TenantQuery:
         exchange = Exchange(self._scope, gateway.instance_id, opened_at=gateway.clock.now(), origin=inbound.origin)
         try:
             await gateway.pipeline.identify(exchange, inbound)
-            answer = msgspec.json.encode(await self._query(exchange, Request(scope, receive)))
+            found = await self._query(exchange, Request(scope, receive))
         except Fault as fault:
             exchange.fail(fault)
             gateway.settler.conclude(exchange)
             await inbound.refuse(fault, exchange.request_id, response_headers(exchange, inbound))
             return
-        await inbound.respond(200, response_headers(exchange, inbound), answer)
+        document = found if isinstance(found, Document) else Document(JSON, msgspec.json.encode(found))
+        await inbound.deliver(response_headers(exchange, inbound), document)
 
 
 class DataPlane:
@@ -120,7 +123,8 @@ def gateway_usage(gateway: Gateway) -> Query:
     """`GET /v1/usage` of the calling tenant."""
 
     async def query(exchange: Exchange, request: Request) -> Any:
-        return await usage_answer(gateway.queries, exchange, request.query_params, datetime.now(UTC))
+        accept = request.headers.get("accept", "")
+        return await usage_answer(gateway.queries, exchange, request.query_params, accept, datetime.now(UTC))
 
     return query
 

@@ -5,6 +5,7 @@ from typing import Any, cast
 
 from starlette.types import Receive, Scope, Send
 
+from gateway.edge.document import Document
 from gateway.edge.openai import error_body
 from gateway.edge.parse import Census
 from gateway.edge.uploads import Uploads
@@ -169,6 +170,11 @@ class Inbound:
             status, [*headers, (b"content-type", b"application/json"), (b"content-length", b"%d" % len(body))]
         )
         await self.end(body)
+
+    async def deliver(self, headers: list[tuple[bytes, bytes]], document: Document) -> None:
+        """A good response whose body is `document`."""
+        await self.start(200, [*headers, *document.headers, (b"content-length", b"%d" % len(document.body))])
+        await self.end(document.body)
 
     async def refuse(self, fault: Fault, request_id: str, headers: list[tuple[bytes, bytes]]) -> None:
         """An error response in the dialect; an upload that was refused for its size is drained before the close."""

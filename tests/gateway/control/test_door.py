@@ -14,7 +14,7 @@ import asyncpg
 import pytest
 from asyncpg.exceptions._base import DataError as ClientDataError
 
-from gateway.control import reading
+from gateway.control import usage
 from gateway.control.bootstrap import ensure_admin_key
 from gateway.control.refusals import is_unavailable
 from gateway.control.work_store import hold_write_lock
@@ -107,7 +107,7 @@ async def test_failure_of_ours_is_a_500_and_the_connection_goes_on(
     async def broken(*_: Any) -> Any:
         raise asyncpg.DataError("wrong")
 
-    monkeypatch.setattr(reading, "usage", broken)
+    monkeypatch.setattr(usage, "usage", broken)
     address = urlsplit(url)
 
     def ask() -> list[tuple[int, Any]]:
