@@ -1,6 +1,6 @@
 """The journal: one row per exchange, opened durably before its first byte leaves, settled once, then frozen.
 
-    open → streaming → settled | recovered | voided
+    open → dispatched → streaming → settled | recovered | voided
 
 Writers with a connection and one statement per batch each: `opens` and `settlements` wait for the disk; `marks` (first
 byte, progress) only for PostgreSQL's memory, which outlives any of our processes.
@@ -36,7 +36,7 @@ ON CONFLICT (request_id) DO NOTHING
 _MARK = """
 WITH given AS (
   SELECT * FROM json_to_recordset($1::json)
-  AS g(request_id uuid, attempt smallint, first_byte boolean, usage json, at bigint) ORDER BY request_id
+  AS g(request_id uuid, attempt smallint, first_byte boolean, sent boolean, usage json, at bigint) ORDER BY request_id
 ), marked AS (
   UPDATE journal j SET state = 'streaming', attempt = g.attempt, first_byte_at = from_micros(g.at)
   FROM given g
@@ -44,26 +44,39 @@ WITH given AS (
     AND g.first_byte AND j.first_byte_at IS NULL AND j.settled_at IS NULL
   RETURNING j.request_id
 ), noted AS (
-  INSERT INTO journal_progress (request_id, attempt, prompt_tokens, cached_tokens, completion_tokens, reasoning_tokens)
+  INSERT INTO journal_progress (request_id, attempt, prompt_tokens, cached_tokens, completion_tokens, reasoning_tokens,
+    image_tokens, audio_tokens)
   SELECT request_id, attempt, (usage->>'prompt')::bigint, (usage->>'cached')::bigint, (usage->>'completion')::bigint,
-    (usage->>'reasoning')::bigint
+    (usage->>'reasoning')::bigint, (usage->>'image')::bigint, (usage->>'audio')::bigint
   FROM given WHERE (usage->>'prompt')::bigint > 0
   ON CONFLICT (request_id) DO UPDATE SET attempt = excluded.attempt, prompt_tokens = excluded.prompt_tokens,
     cached_tokens = excluded.cached_tokens, completion_tokens = excluded.completion_tokens,
-    reasoning_tokens = excluded.reasoning_tokens, updated_at = now()
+    reasoning_tokens = excluded.reasoning_tokens, image_tokens = excluded.image_tokens,
+    audio_tokens = excluded.audio_tokens, updated_at = now()
+), sent AS (
+  UPDATE journal j SET state = 'dispatched', attempt = g.attempt
+  FROM given g
+  WHERE j.request_id = ANY (ARRAY(SELECT request_id FROM given WHERE sent)) AND j.request_id = g.request_id
+    AND g.sent AND j.first_byte_at IS NULL AND j.settled_at IS NULL
 )
 SELECT request_id::text FROM marked
 """
 
-# One statement, therefore one transaction: state, both sides of the ledger, the audit record, the end of the progress
-# row. Only a row that is not final yet is touched, so a settlement that is delivered twice books once. "Not final" is
+# One statement, therefore one transaction: state, both sides of the ledger, the audit record, what is to follow from it
+# (outbox), the end of the progress row. Only a row that is not final yet is touched, so a settlement that is delivered twice books once. "Not final" is
 # asked by `settled_at`, not by `state`: that would lead the planner to the index of all unfinished rows. The array of
 # ids leads it to the primary key and to the one partition.
+#
+# The lock on the tenant's account is one that closing a month waits for, and that waits for a closing: what is settled
+# while a month is closed is booked after its watermark (docs/decisions/0018-periods-by-watermark.md).
 SETTLE = """
 WITH given AS (
   SELECT * FROM json_to_recordset($1::json) AS g(request_id uuid, tenant_id text, state text, outcome text, code text,
     http_status smallint, finish_reason text, attempt smallint, usage json, source text, lines json,
     first_byte_at bigint, settled_at bigint, audit_record text) ORDER BY request_id
+), account AS (
+  SELECT a.tenant_id, a.closed_until FROM billing_account a
+  WHERE a.tenant_id = ANY (ARRAY(SELECT tenant_id FROM given)) ORDER BY a.tenant_id FOR KEY SHARE
 ), done AS (
   UPDATE journal j SET state = g.state, outcome = g.outcome, code = g.code, http_status = g.http_status,
     finish_reason = g.finish_reason, attempt = g.attempt, usage_source = g.source,
@@ -71,17 +84,18 @@ WITH given AS (
       FROM json_array_elements(g.lines) l),
     prompt_tokens = (g.usage->>'prompt')::bigint, cached_tokens = (g.usage->>'cached')::bigint,
     completion_tokens = (g.usage->>'completion')::bigint, reasoning_tokens = (g.usage->>'reasoning')::bigint,
+    image_tokens = (g.usage->>'image')::bigint, audio_tokens = (g.usage->>'audio')::bigint,
     first_byte_at = coalesce(from_micros(g.first_byte_at), j.first_byte_at), settled_at = from_micros(g.settled_at),
-    booked_at = from_micros(g.settled_at)
-  FROM given g
+    booked_at = greatest(from_micros(g.settled_at), a.closed_until)
+  FROM given g LEFT JOIN account a ON a.tenant_id = g.tenant_id
   WHERE j.request_id = ANY (ARRAY(SELECT request_id FROM given)) AND j.request_id = g.request_id
     AND j.tenant_id = g.tenant_id AND j.settled_at IS NULL
-  RETURNING j.request_id, j.tenant_id, j.model, g.lines, g.settled_at, g.audit_record
+  RETURNING j.request_id, j.tenant_id, j.model, g.lines, j.booked_at, j.micro_yen, g.audit_record
 ), booked AS (
   INSERT INTO ledger_entry
     (request_id, line, account, tenant_id, kind, quantity, unit_price, debit, credit, booked_at)
   SELECT d.request_id, l.ordinality, side.account, d.tenant_id, l.line->>'kind', (l.line->>'quantity')::bigint,
-    (l.line->>'unit_price')::bigint, side.debit, side.credit, from_micros(d.settled_at)
+    (l.line->>'unit_price')::bigint, side.debit, side.credit, d.booked_at
   FROM done d
   CROSS JOIN LATERAL json_array_elements(d.lines) WITH ORDINALITY AS l(line, ordinality)
   CROSS JOIN LATERAL (SELECT (l.line->>'quantity')::bigint * (l.line->>'unit_price')::bigint AS amount) m
@@ -90,6 +104,8 @@ WITH given AS (
 ), told AS (
   INSERT INTO audit_pending (tenant_id, request_id, record)
   SELECT tenant_id, request_id, audit_record FROM done
+), noted AS (
+  INSERT INTO outbox (kind, tenant_id, request_id) SELECT 'usage', tenant_id, request_id FROM done WHERE micro_yen > 0
 ), swept AS (
   DELETE FROM journal_progress p USING done d WHERE p.request_id = d.request_id
 )
@@ -127,13 +143,15 @@ _DEAD = "INSERT INTO settle_dead (request_id, settlement, error) VALUES ($1::tex
 
 @dataclass(frozen=True, slots=True)
 class Mark:
-    """Cumulative usage so far, as the engine said it; with `first_byte`, that the first byte is about to leave."""
+    """Cumulative usage so far, as the engine said it; with `first_byte`, that the first byte is about to leave; with
+    `sent`, that the attempt was sent to the engine and nothing has come back yet."""
 
     request_id: str
     attempt: int
     first_byte: bool
     usage: Usage
     at: int
+    sent: bool = False
 
 
 @dataclass(frozen=True, slots=True)

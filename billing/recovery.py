@@ -17,7 +17,7 @@ _UNFINISHED = """
 SELECT j.request_id::text AS request_id, j.tenant_id, j.key_id, j.model, j.action, j.rule_id,
   j.licence_id, j.licence_version, j.epoch, j.rate_card_id, j.instance_id, j.period, j.state, j.attempt,
   (extract(epoch FROM j.opened_at) * 1000000)::bigint AS opened_at, u.witness_url,
-  p.prompt_tokens, p.cached_tokens, p.completion_tokens, p.reasoning_tokens,
+  p.prompt_tokens, p.cached_tokens, p.completion_tokens, p.reasoning_tokens, p.image_tokens, p.audio_tokens,
   r.input_price, r.cached_input_price, r.output_price, r.terms::text AS terms
 FROM journal j LEFT JOIN journal_progress p ON p.request_id = j.request_id AND p.attempt = j.attempt
 LEFT JOIN upstream u ON u.upstream_id = j.upstream_id
@@ -40,6 +40,10 @@ _ORPHANS = """
 DELETE FROM journal_progress p USING journal j
 WHERE j.request_id = p.request_id AND j.state IN ('settled', 'recovered', 'voided')
 """
+
+
+_COUNTED = ("prompt", "cached", "completion", "reasoning", "image", "audio")
+"""Checkpointed counts, in the order of `Usage`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,7 +93,7 @@ async def unfinished(connection: Any, instance_id: str, limit: int) -> list[Unfi
 
 
 def _unfinished(row: dict[str, Any]) -> Unfinished:
-    counts = [row.pop(name) for name in ("prompt_tokens", "cached_tokens", "completion_tokens", "reasoning_tokens")]
+    counts = [row.pop(f"{kind}_tokens") for kind in _COUNTED]
     prices = {name: row.pop(name) for name in ("input_price", "cached_input_price", "output_price", "terms")}
     card = None if prices["terms"] is None else _card(row, prices)
     return Unfinished(**row, card=card, checkpoint=None if counts[0] is None else Usage(*counts))

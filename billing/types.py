@@ -45,6 +45,16 @@ class Usage:
     audio: int = 0
 
     @property
+    def consistent(self) -> bool:
+        """Whether no part is larger than its whole."""
+        return (
+            0 <= self.cached <= self.prompt
+            and 0 <= self.reasoning <= self.completion
+            and min(self.image, self.audio) >= 0
+            and self.image + self.audio <= self.prompt
+        )
+
+    @property
     def total(self) -> int:
         """Prompt and completion tokens together."""
         return self.prompt + self.completion

@@ -64,7 +64,7 @@ class Gateway:
             repeats=self._repeats,
             holds=self._holds,
             journal=self._journal,
-            dispatcher=Dispatcher(self._client, settings.timeouts),
+            dispatcher=Dispatcher(self._client, self._progress, settings.timeouts),
             delivery=Delivery(self._journal, self._progress, self._repeats, settings.timeouts),
             settler=self.settler,
         )

@@ -162,9 +162,7 @@ def short_temp_folder() -> Path:
     raise CannotRun(f"no writable temporary folder with a path of at most {room} bytes; set TMPDIR to one")
 
 
-def _supervise(
-    command: list[str], environment: dict[str, str], parent: int, reader: ReaderChild | None = None
-) -> None:
+def _supervise(command: list[str], environment: dict[str, str], parent: int, reader: ReaderChild | None = None) -> None:
     """Runs the driver until it dies (CannotRun) or we are asked to stop (_Stop); leaves no process behind."""
     processes.adopt_orphans()
     # In a session of its own: a signal to our process group is ours to act on, a SIGKILL to it reaches only us, and the

@@ -55,6 +55,7 @@ class Delivery:
         """The durable word that the first byte is about to leave. Until it stands nothing counts as delivered: a
         request that fails or is cancelled here is charged to nobody."""
         at = now_us()
+        self.progress.begun(exchange.request_id)
         mark = self.journal.marks.put(Mark(exchange.request_id, exchange.attempt, True, usage, at))
         if not await _stored(mark, "mark"):
             # The worker took this process for dead and closed the row: what is delivered now could never be booked.

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import msgspec
 
 from gateway.edge.exchange import Exchange
+from gateway.edge.progress import Progress
 from gateway.faults import Fault
 from gateway.upstreams.client import Answer, Broken, Late, Rejected, Timeouts, Unreached, UpstreamClient
 
@@ -27,6 +28,7 @@ class Dispatcher:
     """Sends calls to upstreams."""
 
     client: UpstreamClient
+    progress: Progress
     timeouts: Timeouts
 
     async def dispatch(self, exchange: Exchange, path: str) -> Begun:
@@ -34,6 +36,7 @@ class Dispatcher:
         `overloaded`, `rejected_by_model` or `context_length_exceeded`."""
         while True:
             exchange.attempt += 1
+            self.progress.sent(exchange.request_id, exchange.attempt)
             try:
                 return await self._attempt(exchange, path)
             except Unreached as error:

@@ -18,10 +18,19 @@ def usage_of(raw: dict[str, Any]) -> Usage:
         cached=int(prompt_details.get("cached_tokens") or 0),
         completion=int(raw["completion_tokens"]),
         reasoning=int(completion_details.get("reasoning_tokens") or 0),
+        image=_media(prompt_details, "image"),
+        audio=_media(prompt_details, "audio"),
     )
-    if not (0 <= usage.cached <= usage.prompt and 0 <= usage.reasoning <= usage.completion):
+    if not usage.consistent:
         raise ValueError("the engine's counts contradict each other")
     return usage
+
+
+def _media(details: dict[str, Any], modality: str) -> int:
+    """Tokens of images or audio within the prompt: vLLM says `multimodal_tokens: {"image": n}`, the OpenAI API
+    `audio_tokens`."""
+    by_modality = details.get("multimodal_tokens") or {}
+    return int(by_modality.get(modality) or details.get(f"{modality}_tokens") or 0)
 
 
 class StreamMeter:
@@ -68,6 +77,8 @@ class StreamMeter:
             cached=sum(usage.cached for usage in prompts.values()),
             completion=sum(usage.completion for usage in self._by_choice.values()),
             reasoning=sum(usage.reasoning for usage in self._by_choice.values()),
+            image=sum(usage.image for usage in prompts.values()),
+            audio=sum(usage.audio for usage in prompts.values()),
         )
 
 
@@ -75,4 +86,5 @@ def _larger(one: Usage, other: Usage) -> Usage:
     return Usage(
         max(one.prompt, other.prompt), max(one.cached, other.cached),
         max(one.completion, other.completion), max(one.reasoning, other.reasoning),
+        max(one.image, other.image), max(one.audio, other.audio),
     )  # fmt: skip
