@@ -63,9 +63,9 @@ SELECT request_id::text FROM marked
 """
 
 # One statement, therefore one transaction: state, both sides of the ledger, the audit record, what is to follow from it
-# (outbox), the end of the progress row. Only a row that is not final yet is touched, so a settlement that is delivered twice books once. "Not final" is
-# asked by `settled_at`, not by `state`: that would lead the planner to the index of all unfinished rows. The array of
-# ids leads it to the primary key and to the one partition.
+# (outbox), the end of the progress row. Only a row that is not final yet is touched, so a settlement that is delivered
+# twice books once. "Not final" is asked by `settled_at`, not by `state`: that would lead the planner to the index of
+# all unfinished rows. The array of ids leads it to the primary key and to the one partition.
 #
 # The lock on the tenant's account is one that closing a month waits for, and that waits for a closing: what is settled
 # while a month is closed is booked after its watermark (docs/decisions/0018-periods-by-watermark.md).

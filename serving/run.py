@@ -6,8 +6,8 @@ whoever started it.
 
 Two processes share the work. This one is light and never loads Ray: it prepares, watches, and at the end makes sure
 that nothing is left. With --witness-port it also keeps `serving.witness` running, which serves what the engine recorded
-(`<data dir>/served/<model>/`), also while the engine is down. `serving.driver` is Ray's driver; Ray's and vLLM's processes come out of it. Each outlives a
-SIGKILL of the other long enough to clear up.
+(`<data dir>/served/<model>/`), also while the engine is down. `serving.driver` is Ray's driver; Ray's and vLLM's
+processes come out of it. Each outlives a SIGKILL of the other long enough to clear up.
 
 Exit codes: 0 stopped on request; 1 the catalogue is refused; 2 usage error, or it could not start or go on.
 """
