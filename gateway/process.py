@@ -9,6 +9,7 @@ import uuid_utils
 
 from billing.journal import Journal
 from billing.link import Link
+from billing.spool import Spool
 from gateway.clock import Clock
 from gateway.edge.deliver import Delivery
 from gateway.edge.dispatch import Dispatcher
@@ -51,9 +52,10 @@ class Gateway:
         self._client = UpstreamClient(settings.timeouts)
         self._progress = Progress(self._journal)
         self._refusals = Refusals(self._journal)
+        self._spool = Spool(settings.spool_dir, self.instance_id)
         self._repeats = Repeats(dsn, KeyFiles(settings.data_dir))
         self.settler = Settler(
-            self._journal, self._holds, self._progress, self._refusals, Witness(self._client), self._repeats
+            self._journal, self._holds, self._progress, self._refusals, Witness(self._client), self._repeats, self._spool
         )
         self.pipeline = Pipeline(
             instance_id=self.instance_id,
@@ -77,6 +79,8 @@ class Gateway:
             return "configuration is stale (PostgreSQL)"
         if self.clock.behind:
             return "clock_behind: this machine's clock is more than 2 s behind the book's"
+        if self._spool.full:
+            return "the spool is full: settlements wait for PostgreSQL"
         if not await self._holds.ping():
             return "limits are unavailable (Valkey)"
         return None

@@ -27,6 +27,11 @@ class Settings:
     drain_s: float
     identity: IdentitySettings = field(default_factory=IdentitySettings)
 
+    @property
+    def spool_dir(self) -> Path:
+        """Where settlements wait while PostgreSQL is away (`billing.spool`)."""
+        return self.data_dir / "spool"
+
 
 def data_dir_of(option: str | None, environment: Mapping[str, str] | None = None) -> Path:
     """`--data-dir`, else SEKISHO_DATA_DIR, else `./.sekisho`."""

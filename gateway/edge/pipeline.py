@@ -149,6 +149,7 @@ class Pipeline:
         )  # fmt: skip
         assert call is not None and card is not None and tenant is not None
         assert grant is not None and principal is not None
+        self.settler.check()
         exchange.hold = await self.holds.reserve(
             exchange.request_id,
             tenant.tenant_id,

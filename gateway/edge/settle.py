@@ -6,10 +6,12 @@ import logging
 from asyncpg import PostgresError
 
 from billing.journal import Journal
+from billing.spool import Spool, SpoolFull
 from billing.types import Outcome, Settlement, Usage
 from gateway.edge.exchange import Exchange
 from gateway.edge.progress import Progress
 from gateway.edge.refusals import Refusals
+from gateway.faults import Fault
 from gateway.limits.holds import Holds, Release
 from gateway.repeats.service import Claim, Repeats
 from gateway.upstreams.witness import Witness
@@ -18,7 +20,7 @@ _LOG = logging.getLogger(__name__)
 
 WITNESS_WAIT_S_MAX = 2.0
 RETRY_S_MIN = 0.05
-RETRY_S_MAX = 5.0
+RETRY_S_MAX = 1.0
 
 
 class Settler:
@@ -32,6 +34,7 @@ class Settler:
         refusals: Refusals,
         witness: Witness,
         repeats: Repeats,
+        spool: Spool,
     ) -> None:
         self._journal = journal
         self._holds = holds
@@ -39,6 +42,7 @@ class Settler:
         self._refusals = refusals
         self._witness = witness
         self._repeats = repeats
+        self._spool = spool
         self._tasks: set[asyncio.Task[None]] = set()
 
     def conclude(self, exchange: Exchange) -> None:
@@ -47,6 +51,11 @@ class Settler:
         task = asyncio.create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+
+    def check(self) -> None:
+        """Raises `Fault` while as many settlements wait for the database as may."""
+        if self._spool.full:
+            raise Fault("store_unavailable", retry_after_s=1, internal="the spool is full")
 
     async def drain(self, limit_s: float) -> int:
         """Wait for running settlements, `limit_s` at most; returns how many did not finish (the worker's recovery
@@ -98,22 +107,31 @@ class Settler:
             _LOG.error("request %s was delivered and the engine never said how much it used", exchange.request_id)
 
     async def _store(self, exchange: Exchange) -> Settlement:
+        settlement = exchange.settlement()
         delay = RETRY_S_MIN
         while True:
-            settlement = exchange.settlement()
             try:
                 stored = await self._journal.settlements.put(settlement)
             except PostgresError as error:
                 await self._bury(settlement, error)
-                return settlement
+                break
             except OSError as error:
                 _LOG.warning("settlement of %s waits for the database: %s", exchange.request_id, error)
+                await self._keep(settlement)
                 await asyncio.sleep(delay)
                 delay = min(2 * delay, RETRY_S_MAX)
             else:
                 if not stored and settlement.state == "settled":
                     _LOG.error("the row of %s was final before its settlement came", exchange.request_id)
-                return settlement
+                break
+        await self._spool.stored(settlement.request_id)
+        return settlement
+
+    async def _keep(self, settlement: Settlement) -> None:
+        try:
+            await self._spool.keep(settlement)
+        except (OSError, SpoolFull) as error:
+            _LOG.critical("settlement of %s is in memory only: %r", settlement.request_id, error)
 
     async def _bury(self, settlement: Settlement, refused: PostgresError) -> None:
         try:
