@@ -34,13 +34,15 @@ UsageSource = Literal["engine", "witness", "checkpoint", "none"]
 
 @dataclass(frozen=True, slots=True)
 class Usage:
-    """Token counts of one exchange as the engine counted them. `cached` is part of `prompt`, `reasoning` of
-    `completion`."""
+    """Token counts of one exchange as the engine counted them. `cached`, `image` and `audio` are parts of `prompt`,
+    `reasoning` of `completion`."""
 
     prompt: int = 0
     cached: int = 0
     completion: int = 0
     reasoning: int = 0
+    image: int = 0
+    audio: int = 0
 
     @property
     def total(self) -> int:

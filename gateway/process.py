@@ -49,7 +49,8 @@ class Gateway:
         self._client = UpstreamClient(settings.timeouts)
         self._progress = Progress(self._journal)
         self._refusals = Refusals(self._journal)
-        self.settler = Settler(self._journal, self._holds, self._progress, self._refusals, Witness(self._client))
+        witness = Witness(self._client, settings.witness_token_file)
+        self.settler = Settler(self._journal, self._holds, self._progress, self._refusals, witness)
         self.pipeline = Pipeline(
             instance_id=self.instance_id,
             watch=self.watch,

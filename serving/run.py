@@ -5,9 +5,9 @@ step and `ready: URL` when a request has been answered. SIGTERM or SIGINT ends i
 whoever started it.
 
 Two processes share the work. This one is light and never loads Ray: it prepares, watches, and at the end makes sure
-that nothing is left. With --witness-port it also keeps `serving.witness` running, which serves what the engine recorded
-(`<data dir>/served/<model>/`), also while the engine is down. `serving.driver` is Ray's driver; Ray's and vLLM's processes come out of it. Each outlives a
-SIGKILL of the other long enough to clear up.
+that nothing is left. `serving.driver` is Ray's driver; Ray's and vLLM's processes come out of it. Each outlives a
+SIGKILL of the other long enough to clear up. With --witness-port this one also keeps `serving.witness` running, which
+serves what the engine recorded in `<data dir>/served/<model>/`, whether the engine lives or not.
 
 Exit codes: 0 stopped on request; 1 the catalogue is refused; 2 usage error, or it could not start or go on.
 """
@@ -162,9 +162,7 @@ def short_temp_folder() -> Path:
     raise CannotRun(f"no writable temporary folder with a path of at most {room} bytes; set TMPDIR to one")
 
 
-def _supervise(
-    command: list[str], environment: dict[str, str], parent: int, reader: ReaderChild | None = None
-) -> None:
+def _supervise(command: list[str], environment: dict[str, str], parent: int, reader: ReaderChild | None = None) -> None:
     """Runs the driver until it dies (CannotRun) or we are asked to stop (_Stop); leaves no process behind."""
     processes.adopt_orphans()
     # In a session of its own: a signal to our process group is ours to act on, a SIGKILL to it reaches only us, and the
