@@ -14,8 +14,8 @@ from tests.contract.conftest import Upstream
 
 RECORDED_S_MAX = 2.0
 FIELDS = {
-    "attempt_id", "model", "state", "prompt_tokens", "cached_tokens", "image_tokens", "audio_tokens", "completion_tokens",
-    "reasoning_tokens", "finish_reason", "started_at", "ended_at",
+    "attempt_id", "model", "state", "prompt_tokens", "cached_tokens", "image_tokens", "audio_tokens",
+    "completion_tokens", "reasoning_tokens", "finish_reason", "started_at", "ended_at",
 }  # fmt: skip
 
 
@@ -35,6 +35,7 @@ async def leave_after(client: httpx.AsyncClient, body: dict[str, Any], attempt_i
     path = "/v1/chat/completions" if "messages" in body else "/v1/completions"
     seen: dict[int, Any] = {}
     async with client.stream("POST", path, json=body | USAGE, headers={"x-request-id": attempt_id}) as response:
+        assert response.status_code == 200
         count = 0
         async for line in response.aiter_lines():
             if line.startswith("data: {"):
@@ -92,7 +93,8 @@ async def test_the_cached_part_of_a_prompt_is_what_the_answer_says(
 @pytest.mark.parametrize(
     ("make", "fields", "prompts"),
     [
-        (chat_body, {}, 1), (chat_body, {"n": 3}, 1), (completion_body, {"prompt": ["One, two,", "Red and"], "n": 2}, 2),
+        (chat_body, {}, 1), (chat_body, {"n": 3}, 1),
+        (completion_body, {"prompt": ["One, two,", "Red and"], "n": 2}, 2),
     ],
     ids=["stream", "three choices", "two prompts, two choices"],
 )  # fmt: skip
@@ -100,7 +102,7 @@ async def test_a_client_that_leaves_is_recorded_with_all_that_was_generated_for_
     client: httpx.AsyncClient, witness: httpx.AsyncClient, upstream: Upstream, make: Any, fields: Any, prompts: int
 ) -> None:
     attempt_id = new_id()
-    body = make(upstream, **fields, model=upstream.slow_model, max_tokens=1_000, ignore_eos=True)
+    body = make(upstream, **fields, model=upstream.slow_model, max_tokens=1_000, temperature=0.9, ignore_eos=True)
     seen = await leave_after(client, body, attempt_id, events=20)
     found = await recorded(witness, attempt_id)
     assert (found["state"], found["finish_reason"]) == ("aborted", "abort")
