@@ -54,8 +54,9 @@ class Gateway:
         self._refusals = Refusals(self._journal)
         self._spool = Spool(settings.spool_dir, self.instance_id)
         self._repeats = Repeats(dsn, KeyFiles(settings.data_dir))
+        witness = Witness(self._client, settings.witness_token_file)
         self.settler = Settler(
-            self._journal, self._holds, self._progress, self._refusals, Witness(self._client), self._repeats, self._spool
+            self._journal, self._holds, self._progress, self._refusals, witness, self._repeats, self._spool
         )
         self.pipeline = Pipeline(
             instance_id=self.instance_id,

@@ -18,7 +18,8 @@ class SettingsError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """`database_url` is a PostgreSQL DSN, `valkey_url` a Redis-protocol URL (`unix://…` or `redis://…`)."""
+    """`database_url` is a PostgreSQL DSN, `valkey_url` a Redis-protocol URL (`unix://…` or `redis://…`). Engines are
+    asked for their records with the first line of `witness_token_file`, where it exists."""
 
     data_dir: Path
     database_url: str
@@ -26,6 +27,7 @@ class Settings:
     timeouts: Timeouts
     drain_s: float
     identity: IdentitySettings = field(default_factory=IdentitySettings)
+    witness_token_file: Path | None = None
 
     @property
     def spool_dir(self) -> Path:
@@ -64,7 +66,14 @@ def load(data_dir: Path, environment: Mapping[str, str] | None = None) -> Settin
         ),
         drain_s=_seconds(environment, "SEKISHO_DRAIN_S", 15.0),
         identity=_identity(environment),
+        witness_token_file=witness_token_file_of(data_dir, environment),
     )
+
+
+def witness_token_file_of(data_dir: Path, environment: Mapping[str, str]) -> Path:
+    """Where the token lies that engines ask for before they show their records; it need not exist."""
+    given = environment.get("SEKISHO_WITNESS_TOKEN_FILE")
+    return Path(given) if given else data_dir / "secrets" / "witness.token"
 
 
 def _noted_stores(data_dir: Path) -> dict[str, str]:

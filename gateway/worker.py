@@ -92,7 +92,7 @@ class Worker:
         self._journal = Journal(settings.database_url)
         self._holds = Holds(settings.valkey_url, settings.database_url)
         self._client = UpstreamClient(settings.timeouts)
-        self._witness = Witness(self._client)
+        self._witness = Witness(self._client, settings.witness_token_file)
         self._liveness = Liveness()
         self._refused: set[str] = set()
         self._next_sweep = 0.0

@@ -8,7 +8,7 @@ import msgspec
 
 from loadtests.processes import Unmeasurable
 from loadtests.stack import LocalStack
-from serving.scripted.record import Witness
+from serving.witness.types import Witness
 
 COUNTS = ("prompt_tokens", "cached_tokens", "completion_tokens", "reasoning_tokens")
 _ROWS = (

@@ -5,9 +5,9 @@ step and `ready: URL` when a request has been answered. SIGTERM or SIGINT ends i
 whoever started it.
 
 Two processes share the work. This one is light and never loads Ray: it prepares, watches, and at the end makes sure
-that nothing is left. With --witness-port it also keeps `serving.witness` running, which serves what the engine recorded
-(`<data dir>/served/<model>/`), also while the engine is down. `serving.driver` is Ray's driver; Ray's and vLLM's
-processes come out of it. Each outlives a SIGKILL of the other long enough to clear up.
+that nothing is left. `serving.driver` is Ray's driver; Ray's and vLLM's processes come out of it. Each outlives a
+SIGKILL of the other long enough to clear up. With --witness-port this one also keeps `serving.witness` running, which
+serves what the engine recorded in `<data dir>/served/<model>/`, whether the engine lives or not.
 
 Exit codes: 0 stopped on request; 1 the catalogue is refused; 2 usage error, or it could not start or go on.
 """

@@ -30,7 +30,8 @@ class Engine:
     """An engine as the supervisor needs it.
 
     `model` describes the model for the seed of the demo tenant, as a catalogue entry does: `id`, `tier`, `region`,
-    `site`, `profile`. `prepare` runs to its end before `command` starts; both are absent for an engine not ours.
+    `site`, `profile`. `prepare` runs to its end before `command` starts; `witness` serves what the engine recorded
+    where the engine does not do so itself. All three are absent for an engine not ours.
     """
 
     kind: EngineKind
@@ -40,6 +41,7 @@ class Engine:
     ready_s_max: float = 30.0
     prepare: Command | None = None
     command: Command | None = None
+    witness: Command | None = None
 
     @property
     def model_id(self) -> str:
@@ -55,15 +57,19 @@ def source_root() -> Path:
     return root
 
 
-def scripted(folder: DataFolder, env: Mapping[str, str], port: int, model: str | None, python: Path) -> Engine:
-    """The engine that answers from a scenario file; needs nothing but our own environment."""
+def scripted(
+    folder: DataFolder, env: Mapping[str, str], port: int, token_file: Path, model: str | None, python: Path
+) -> Engine:
+    """The engine that answers from a scenario file; needs nothing but our own environment. It serves its own records,
+    to those who show a token of `token_file`."""
     root = source_root()
     name = model or SCRIPTED_MODEL
     scenario = _scenarios(root).get(name)
     if scenario is None:
         raise UpError(f"the scripted engine has no model {name}", f"use MODEL={SCRIPTED_MODEL}, or leave it out")
     record = folder.part("served") / "scripted.jsonl"
-    argv = (str(python), "-m", "serving.scripted", "--host", LOOPBACK, "--port", str(port), "--record", str(record))
+    where = ("--host", LOOPBACK, "--port", str(port), "--record", str(record), "--token-file", str(token_file))
+    argv = (str(python), "-m", "serving.scripted", *where)
     return Engine(
         kind="scripted",
         base_url=f"http://{LOOPBACK}:{port}/v1",
@@ -75,11 +81,20 @@ def scripted(folder: DataFolder, env: Mapping[str, str], port: int, model: str |
     )
 
 
-async def vllm(folder: DataFolder, env: Mapping[str, str], port: int, model: str | None, python: Path) -> Engine:
+async def vllm(
+    folder: DataFolder,
+    env: Mapping[str, str],
+    ports: tuple[int, int],
+    token_file: Path,
+    model: str | None,
+    python: Path,
+) -> Engine:
     """vLLM under Ray Serve on this machine, with a model of the catalogue (the first one by default).
 
-    `python` is our own interpreter, which is enough to read the catalogue.
+    `ports` are the engine's and its witness's. `python` is our own interpreter, which is enough to read the catalogue
+    and the records: the witness is a child of its own, so that it answers also while the engine is down.
     """
+    port, witness_port = ports
     root = source_root()
     serving = root / ".venv-serving"
     if not (serving / "bin" / "python").exists():
@@ -98,15 +113,26 @@ async def vllm(folder: DataFolder, env: Mapping[str, str], port: int, model: str
         stop_s_max=6.5,  # Ray's driver gets 4 s, then what came out of it is killed
         death_signal=signal.SIGTERM,  # it clears up after Ray, which SIGKILL would not let it
     )
+    # the folder is `serving.environment.witness_folder`; the end-to-end test with vLLM holds the two together
+    records = ("--dir", str(folder.part("served") / entry["id"]), "--port", str(witness_port))
+    witness = replace(
+        command,
+        name="witness",
+        argv=(str(python), "-m", "serving.witness", *records, "--token-file", str(token_file)),
+        log=folder.log("witness"),
+        stop_s_max=2.0,
+        death_signal=signal.SIGKILL,
+    )
     build = (*python_m, "serving.small_model", *at, "--name", entry["source"]["location"])
     return Engine(
         kind="vllm",
         base_url=f"http://{LOOPBACK}:{port}/v1",
-        witness_url=None,
+        witness_url=f"http://{LOOPBACK}:{witness_port}/witness",
         model=_listed(entry),
         ready_s_max=_VLLM_READY_S_MAX,
         prepare=replace(command, name="model", argv=build) if entry["source"]["kind"] == "built" else None,
         command=command,
+        witness=witness,
     )
 
 

@@ -32,6 +32,15 @@ async def is_ok(url: str) -> bool:
         return False
 
 
+async def listens(url: str) -> bool:
+    """True when GET `url` is answered, by whatever status."""
+    try:
+        async with _session(CHECK_S_MAX) as session, session.get(url):
+            return True
+    except (aiohttp.ClientError, TimeoutError, OSError):
+        return False
+
+
 async def models_of(base_url: str) -> dict[str, int | None]:
     """The ids that GET `{base_url}/models` lists, with the context in tokens where the engine says it as vLLM does.
 

@@ -2,12 +2,15 @@
 
 import asyncio
 import os
+import secrets
 import sys
 from collections.abc import Coroutine, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
+from gateway.identity.secrets import create_private
+from gateway.settings import witness_token_file_of
 from gateway.tenancy.seed import DemoAccess, seed_demo
 from gateway.up import engine as engines
 from gateway.up.engine import Engine
@@ -15,7 +18,7 @@ from gateway.up.folder import DataFolder, write_private_json
 from gateway.up.leftovers import INSTANCE_VARIABLE, Record
 from gateway.up.options import EngineKind, Options
 from gateway.up.ports import LOOPBACK, PortClaim, claim_any, claim_default, claim_named
-from gateway.up.probe import first_request, is_ok, serves
+from gateway.up.probe import first_request, is_ok, listens, serves
 from gateway.up.processes import Command, until_ready
 from gateway.up.steps import Steps, step
 from gateway.up.stores import PostgreSQL, Valkey
@@ -25,10 +28,12 @@ DEFAULT_PORT = 8080
 DEFAULT_OPS_PORT = 8081
 DEFAULT_ADMIN_PORT = 8082
 # The sum of the longest of each group, 18.5 s, stays below the 20 s that `wire.md` allows.
-STOP_ORDER = (("gateway",), ("worker", "engine"), ("valkey", "postgresql"))
+# What an engine recorded is asked for as long as the gateway and the worker settle.
+STOP_ORDER = (("gateway",), ("worker", "engine"), ("witness", "valkey", "postgresql"))
 _GATEWAY_STOP_S_MAX = 8.5
 _GATEWAY_DRAIN_S = "4"  # for its streams, and as long again for its settlements
 _GATEWAY_READY_S_MAX = 30.0
+_WITNESS_READY_S_MAX = 60.0  # it first reads the records that are there
 _CODE = Path(__file__).resolve().parents[2]  # children run the code that we run, installed or not
 GatewayPorts = tuple[PortClaim, PortClaim, PortClaim]  # data, operations, administration
 _A = TypeVar("_A")
@@ -72,6 +77,7 @@ class Stack:
         self._env = _environment(folder, record.instance)
         self._claims: list[PortClaim] = []
         self._engine_port: PortClaim | None = None
+        self._witness_port: PortClaim | None = None
         self.supervisor = Supervisor(steps, record, STOP_ORDER)
 
     def close(self) -> None:
@@ -147,11 +153,26 @@ class Stack:
             return engine
         claim = self._engine_port = claim_any()
         self._claims.append(claim)
+        token_file = self._witness_token()
         if self._options.engine == "scripted":
-            return engines.scripted(self._folder, self._env, claim.port, model, python)
-        return await engines.vllm(self._folder, self._env, claim.port, model, python)
+            return engines.scripted(self._folder, self._env, claim.port, token_file, model, python)
+        witness = self._witness_port = claim_any()
+        self._claims.append(witness)
+        ports = (claim.port, witness.port)
+        return await engines.vllm(self._folder, self._env, ports, token_file, model, python)
+
+    def _witness_token(self) -> Path:
+        """The file with the token for the engine's records, made where it is missing."""
+        token_file = witness_token_file_of(self._folder.root, self._env)
+        create_private(token_file, secrets.token_urlsafe(32) + "\n")
+        return token_file
 
     async def _start_engine(self, engine: Engine) -> None:
+        if engine.witness is not None and self._witness_port is not None:
+            with step(self._steps, "witness"):
+                self._witness_port.release()
+                url = f"{engine.witness_url}"
+                await self._keep(engine.witness, lambda: listens(url), _WITNESS_READY_S_MAX)
         if engine.prepare is not None:
             with step(self._steps, f"model {engine.model_id}"):
                 await self.supervisor.run(engine.prepare)

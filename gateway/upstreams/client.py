@@ -10,6 +10,7 @@ Every exception of the HTTP library is translated here, once.
 """
 
 import asyncio
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import aiohttp
@@ -147,11 +148,28 @@ class UpstreamClient:
             raise Rejected(response.status, await _error_body(response))
         return Answer(response)
 
-    async def get_json(self, url: str, timeout_s: float) -> bytes | None:
-        """The body of a GET answered with 200 within `timeout_s`, else None. For health and witness queries."""
+    async def get_json(
+        self,
+        url: str,
+        timeout_s: float,
+        headers: Mapping[str, str] | None = None,
+        bytes_max: int = ERROR_BYTES_MAX,
+    ) -> bytes | None:
+        """The body of a GET answered with 200 within `timeout_s`, `bytes_max` at most, else None. For health and
+        witness queries."""
         try:
-            async with asyncio.timeout(timeout_s), self._session.get(url, allow_redirects=False) as response:
-                return await response.content.read(ERROR_BYTES_MAX) if response.status == 200 else None
+            async with (
+                asyncio.timeout(timeout_s),
+                self._session.get(url, headers=headers, allow_redirects=False) as response,
+            ):
+                if response.status != 200:
+                    return None
+                parts: list[bytes] = []
+                async for part in response.content.iter_any():
+                    parts.append(part)
+                    if sum(map(len, parts)) > bytes_max:
+                        return None
+                return b"".join(parts)
         except (aiohttp.ClientError, OSError):
             return None
 

@@ -16,23 +16,42 @@ from tests.vllm.engine import VllmEngine
 
 @dataclass(frozen=True)
 class Upstream:
-    """One engine under test. ``model`` answers at once; ``slow_model`` has few slots, for tests that fill them."""
+    """One engine under test. ``model`` answers at once; ``slow_model`` has few slots, for tests that fill them.
+    ``witness_headers`` are for ``witness_url``, where the engine's own records are read."""
 
     kind: str
     root: str
     model: str
     slow_model: str
+    witness_url: str
+    witness_headers: dict[str, str]
+
+
+TOKEN = "token-of-the-contract"
 
 
 @pytest.fixture(scope="session", params=["scripted", pytest.param("vllm", marks=pytest.mark.vllm)])
-def upstream(request: pytest.FixtureRequest) -> Iterator[Upstream]:
+def upstream(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Upstream]:
     """Each upstream in turn."""
     if request.param == "scripted":
-        with engine() as running:
-            yield Upstream("scripted", running.root, "scripted-small", "scripted-narrow")
+        folder = tmp_path_factory.mktemp("contract")
+        token_file = folder / "witness.token"
+        token_file.write_text(TOKEN + "\n", encoding="ascii")
+        with engine("--record", str(folder / "served.jsonl"), "--token-file", str(token_file)) as running:
+            headers = {"authorization": f"Bearer {TOKEN}"}
+            url = f"{running.root}/witness"
+            yield Upstream("scripted", running.root, "scripted-small", "scripted-narrow", url, headers)
     else:
         served: VllmEngine = request.getfixturevalue("vllm_engine")
-        yield Upstream("vllm", served.root, served.model, served.model)
+        yield Upstream("vllm", served.root, served.model, served.model, served.witness_url, served.headers)
+
+
+@pytest.fixture
+async def witness(upstream: Upstream) -> AsyncIterator[httpx.AsyncClient]:
+    """A client of the engine's records, with the token."""
+    headers = upstream.witness_headers
+    async with httpx.AsyncClient(base_url=upstream.witness_url, headers=headers, trust_env=False) as made:
+        yield made
 
 
 @pytest.fixture

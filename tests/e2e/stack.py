@@ -108,10 +108,21 @@ class Stack:
         rows = await self.fetch("SELECT base_url FROM upstream WHERE model = $1", model)
         return str(rows[0]["base_url"]).removesuffix("/v1")
 
+    @property
+    def witness_headers(self) -> dict[str, str]:
+        """What an engine wants to see before it shows its records."""
+        token = (self.data_dir / "secrets" / "witness.token").read_text(encoding="ascii").split()[0]
+        return {"authorization": f"Bearer {token}"}
+
+    async def witness_url(self, model: str) -> str:
+        """Where the records of the engine that serves `model` are read."""
+        rows = await self.fetch("SELECT witness_url FROM upstream WHERE model = $1", model)
+        return str(rows[0]["witness_url"])
+
     async def witness(self, model: str, attempt_id: str) -> dict[str, Any]:
         """What the engine itself recorded of an attempt (`{"state": "unknown"}` when it never saw it)."""
-        async with httpx.AsyncClient(trust_env=False) as client:
-            answer = await client.get(f"{await self.engine_root(model)}/witness/{attempt_id}")
+        async with httpx.AsyncClient(trust_env=False, headers=self.witness_headers) as client:
+            answer = await client.get(f"{await self.witness_url(model)}/{attempt_id}")
         found: dict[str, Any] = answer.json()
         return found
 

@@ -18,7 +18,7 @@ from loadtests.load.figures import rows
 from loadtests.load.mix import KINDS
 from loadtests.load.plan import Sample
 from loadtests.load.run import PARTNERS, Ran
-from serving.scripted.record import Witness
+from serving.witness.types import Witness
 from tests.serving.scripted.process import REPOSITORY
 
 RUN_S_MAX = 90.0

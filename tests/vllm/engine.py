@@ -15,10 +15,12 @@ DATA_DIR = REPOSITORY / ".sekisho-test"
 
 @dataclass(frozen=True)
 class VllmEngine:
-    """The engine itself, without the gateway. `root` has no path."""
+    """The engine itself, without the gateway. `root` has no path; `headers` are for `witness_url`."""
 
     root: str
     model: str
+    witness_url: str
+    headers: dict[str, str]
 
 
 @pytest.fixture(scope="session")
@@ -33,4 +35,5 @@ def vllm_stack() -> Iterator[Stack]:
 async def vllm_engine(vllm_stack: Stack) -> VllmEngine:
     """The engine behind the stack."""
     model = str(vllm_stack.up["model"])
-    return VllmEngine(await vllm_stack.engine_root(model), model)
+    witness_url = await vllm_stack.witness_url(model)
+    return VllmEngine(await vllm_stack.engine_root(model), model, witness_url, vllm_stack.witness_headers)
