@@ -49,7 +49,7 @@ class Spool:
         return len(self._waiting) >= self._rows_max or self._bytes >= self._bytes_max
 
     async def keep(self, settlement: Settlement) -> None:
-        """Write `settlement` to disk, unless it is there; durable when this returns. Raises `SpoolFull` or `OSError`."""
+        """Write `settlement` to disk, unless it is there: durable on return. Raises `SpoolFull` or `OSError`."""
         if settlement.request_id in self._waiting:
             return
         line = _ENCODER.encode(settlement) + b"\n"

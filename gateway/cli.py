@@ -48,6 +48,10 @@ def _parser() -> argparse.ArgumentParser:
     migrate = commands.add_parser("migrate", help="bring the database to the newest revision", parents=parents)
     migrate.add_argument("--revision", default="head")
     migrate.set_defaults(run=_migrate)
+    check = commands.add_parser("reconcile", help="compare journal, ledger and the engines' records", parents=parents)
+    check.add_argument("--from", dest="start", metavar="DATE", help="first day (Asia/Tokyo), of the last 31 by default")
+    check.add_argument("--to", dest="end", metavar="DATE", help="the day after the last, tomorrow by default")
+    check.set_defaults(run=_reconcile)
     rotate = commands.add_parser("rotate-token-keys", help="sign access tokens with a new key", parents=parents)
     rotate.set_defaults(run=_rotate_token_keys)
     licence = licence_commands.register(commands, parents)
@@ -99,6 +103,12 @@ def _migrate(options: argparse.Namespace) -> int:
 
     asyncio.run(migrate(_settings(options).database_url, options.revision))
     return 0
+
+
+def _reconcile(options: argparse.Namespace) -> int:
+    from gateway.books_command import reconcile_command
+
+    return asyncio.run(reconcile_command(_settings(options).database_url, options.start, options.end))
 
 
 def _rotate_token_keys(options: argparse.Namespace) -> int:

@@ -1,4 +1,4 @@
-"""`sekisho worker`: finishes what dead processes left, ends stray holds, keeps partitions ahead of time.
+"""`sekisho worker`: finishes what dead processes left, ends stray holds, keeps partitions ahead, reconciles the books.
 
 One worker of all leads (an advisory lock of PostgreSQL, held by its connection, so it is free again the moment the
 leader dies); the others wait. Every step is idempotent: a leader killed in the middle is repeated by the next.
@@ -8,18 +8,22 @@ import asyncio
 import logging
 import signal
 import time
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from asyncpg import PostgresError
 from redis.exceptions import RedisError
 
 from billing.journal import Journal
 from billing.link import Link
+from billing.outbox import Handler, Outbox
 from billing.rating import rate
 from billing.recovery import Unfinished, finals, owners, sweep_checkpoints, unfinished
+from billing.spool import leftovers, settlements
 from billing.types import Outcome, Settlement, Usage, UsageSource
 from gateway.audit.record import AuditRecord
+from gateway.books import Books
 from gateway.clock import now_us
 from gateway.limits.holds import HeldEntry, Holds, Release
 from gateway.settings import Settings
@@ -37,8 +41,13 @@ HOLD_AGE_S_MIN = 5
 # A living process writes the row right after the hold; a hold without one is left of an answer that got lost.
 ROWLESS_HOLD_S_MAX = 60
 TIDY_EVERY_S = 60.0
+OUTBOX_EVERY_S = 0.5
+BOOKS_EVERY_S = 1.0
 BATCH_ROWS = 100
 _LEADER_LOCK = 0x5E_C1_51
+
+# What follows from the rows of the outbox, by their kind.
+HANDLERS: Mapping[str, Handler] = {}
 
 _INSTANCES = "SELECT instance_id, heartbeat_at::text AS heartbeat_at FROM instance"
 _FORGET = """
@@ -92,7 +101,8 @@ class Worker:
         self._journal = Journal(settings.database_url)
         self._holds = Holds(settings.valkey_url, settings.database_url)
         self._client = UpstreamClient(settings.timeouts)
-        self._witness = Witness(self._client, settings.witness_token_file)
+        self.witness = Witness(self._client, settings.witness_token_file)
+        self._spool_dir = settings.spool_dir
         self._liveness = Liveness()
         self._refused: set[str] = set()
         self._next_sweep = 0.0
@@ -132,6 +142,9 @@ class Worker:
         """One round at the monotonic time `now` (seconds)."""
         heartbeats = {row["instance_id"]: row["heartbeat_at"] for row in await self._link.fetch(_INSTANCES)}
         self._liveness.observe(heartbeats, now)
+        for instance_id, path in leftovers(self._spool_dir).items():
+            if not self._liveness.alive(instance_id, now):
+                await _step("spool", self._replay(instance_id, path))
         for instance_id in await owners(self._link):
             if not self._liveness.alive(instance_id, now):
                 await _step("recovery", self._recover(instance_id, now))
@@ -143,6 +156,21 @@ class Worker:
             await _step("partitions", self._link.fetch("SELECT journal_ensure_partitions(now(), 3)"))
             await _step("checkpoints", sweep_checkpoints(self._link))
             await _step("instances", self._link.fetch(_FORGET))
+
+    async def _replay(self, instance_id: str, path: Path) -> None:
+        """Settle what a dead process had on disk, before recovery judges its rows by less."""
+        found = list(settlements(path))
+        for settlement, result in zip(
+            found,
+            await asyncio.gather(*map(self._journal.settlements.put, found), return_exceptions=True),
+            strict=True,
+        ):
+            if isinstance(result, PostgresError):
+                await self._journal.bury(settlement, repr(result))
+            elif isinstance(result, BaseException):
+                raise result
+        await asyncio.to_thread(path.unlink)
+        _LOG.info("settled %d requests that %s had on disk", len(found), instance_id)
 
     async def _recover(self, instance_id: str, now: float) -> None:
         rows = await unfinished(self._link, instance_id, BATCH_ROWS)
@@ -168,7 +196,7 @@ class Worker:
         if not row.delivered:
             return Usage(), "none"
         if row.witness_url is not None:
-            record = await self._witness.ask(row.witness_url, f"{row.request_id}-{row.attempt}")
+            record = await self.witness.ask(row.witness_url, f"{row.request_id}-{row.attempt}")
             if record is not None and record.state in ("finished", "aborted"):
                 return record.usage, "witness"
             if patient:
@@ -275,8 +303,26 @@ async def _work(settings: Settings) -> int:
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
     worker = Worker(settings)
+    outbox = Outbox(settings.database_url, HANDLERS)
+    books = Books(settings.database_url, worker.witness)
     try:
-        await worker.run(stop)
+        await asyncio.gather(
+            worker.run(stop),
+            _every(stop, OUTBOX_EVERY_S, "outbox", outbox.consume),
+            _every(stop, BOOKS_EVERY_S, "books", books.round),
+        )
     finally:
+        await outbox.close()
+        await books.close()
         await worker.close()
     return 0
+
+
+async def _every(stop: asyncio.Event, period_s: float, name: str, work: Callable[[], Awaitable[object]]) -> None:
+    """`work` beside the leader's rounds, which it must never delay, until `stop` is set."""
+    while not stop.is_set():
+        await _step(name, work())
+        try:
+            await asyncio.wait_for(stop.wait(), period_s)
+        except TimeoutError:
+            continue

@@ -44,7 +44,8 @@ def at_the_first_byte(mark: "asyncio.Future[bool]") -> tuple[Delivery, Exchange,
     exchange = Exchange("chat", "gateway-1", model="m", opened=opened, attempt=1)
     exchange.call = Call(True, False, 1, 10, 10, 10, {})
     journal = SimpleNamespace(marks=SimpleNamespace(put=lambda _: mark))
-    delivery = Delivery(cast("Any", journal), cast("Any", None), cast("Any", None), Timeouts())
+    progress = SimpleNamespace(begun=lambda _: None)
+    delivery = Delivery(cast("Any", journal), cast("Any", progress), cast("Any", None), Timeouts())
     answer = SimpleNamespace(abort=lambda: None)
     return delivery, exchange, Begun(cast("Any", answer), [CHUNK], b"")
 

@@ -80,9 +80,37 @@ CREATE TABLE platform_usage (
   ended_at timestamptz NOT NULL,
   created_at timestamptz NOT NULL DEFAULT now()
 )""",
+    "CREATE INDEX platform_usage_ended ON platform_usage (ended_at)",
+    "CREATE INDEX witness_record_ended ON witness_record (ended_at)",
+    "CREATE INDEX ledger_entry_booked ON ledger_entry (booked_at)",
+    "CREATE INDEX journal_booked_at ON journal (booked_at) WHERE booked_at IS NOT NULL",
+    # One row per day of Asia/Tokyo that was reconciled.
+    """
+CREATE TABLE reconcile_run (
+  day date PRIMARY KEY,
+  findings integer NOT NULL,
+  report jsonb NOT NULL,
+  ran_at timestamptz NOT NULL DEFAULT now()
+)""",
 )
 
 _FUNCTIONS = (
+    # Seven years of books by law, ten where losses are carried (法人税法施行規則 59条). What is older leaves the table
+    # a whole month at a time, under another name; it is not deleted. An operator may export and drop it.
+    """
+CREATE FUNCTION journal_retire_partitions() RETURNS void
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = public, pg_temp AS $$
+DECLARE
+  old record;
+BEGIN
+  FOR old IN SELECT c.relname FROM pg_inherits i JOIN pg_class c ON c.oid = i.inhrelid
+    WHERE i.inhparent = 'journal'::regclass
+      AND c.relname < 'journal_' || to_char(now() - interval '10 years 1 month', 'YYYYMM')
+  LOOP
+    EXECUTE format('ALTER TABLE journal DETACH PARTITION %I', old.relname);
+    EXECUTE format('ALTER TABLE %I RENAME TO %I', old.relname, 'retired_' || old.relname);
+  END LOOP;
+END $$""",
     """
 CREATE FUNCTION open_billing_account() RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER
 SET search_path = public, pg_temp AS $$ BEGIN
@@ -98,13 +126,15 @@ END $$""",
 
 _GRANTS = (
     (
-        "GRANT SELECT ON billing_account, outbox, witness_record, witness_cursor, platform_usage"
+        "GRANT SELECT ON billing_account, outbox, witness_record, witness_cursor, platform_usage, reconcile_run"
         " TO sekisho_app, sekisho_auditor"
     ),
     "GRANT UPDATE ON billing_account TO sekisho_app",
-    "GRANT INSERT, DELETE ON outbox TO sekisho_app",
-    "GRANT INSERT, UPDATE ON witness_record, witness_cursor TO sekisho_app",
-    "GRANT INSERT ON platform_usage TO sekisho_app",
+    "GRANT INSERT, UPDATE, DELETE ON outbox TO sekisho_app",
+    "GRANT INSERT, UPDATE, DELETE ON witness_record TO sekisho_app",
+    "GRANT INSERT, UPDATE ON witness_cursor TO sekisho_app",
+    "GRANT INSERT ON platform_usage, reconcile_run TO sekisho_app",
+    "GRANT EXECUTE ON FUNCTION journal_retire_partitions() TO sekisho_app",
 )
 
 
@@ -116,8 +146,9 @@ def upgrade() -> None:
 def downgrade() -> None:
     for statement in (
         "DROP TRIGGER tenant_account ON tenant",
-        "DROP TABLE platform_usage, witness_cursor, witness_record, outbox, billing_account",
-        "DROP FUNCTION open_billing_account()",
+        "DROP TABLE reconcile_run, platform_usage, witness_cursor, witness_record, outbox, billing_account",
+        "DROP FUNCTION open_billing_account(), journal_retire_partitions()",
+        "DROP INDEX ledger_entry_booked, journal_booked_at",
         "DROP INDEX journal_booked",
         "CREATE INDEX journal_usage ON journal (tenant_id, settled_at) WHERE settled_at IS NOT NULL",
         "ALTER TABLE journal_progress DROP COLUMN image_tokens, DROP COLUMN audio_tokens",

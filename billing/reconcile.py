@@ -1,0 +1,99 @@
+"""Reconciliation: whether journal, ledger, the engines' records and the platform's account agree. It must find 0."""
+
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+# A record is read within seconds of its end; an engine whose record cannot be read for this long is a finding.
+RECORD_LATE = "10 minutes"
+UNFINISHED_AFTER = "1 hour"
+SHOWN_MAX = 20
+
+_FINDINGS = {
+    # More was charged than the engine worked for: the one thing that must never be.
+    "booked_above_witness": """
+SELECT j.request_id::text AS what FROM journal j
+JOIN witness_record w ON w.attempt_id = j.request_id::text || '-' || j.attempt
+WHERE j.booked_at >= $1 AND j.booked_at < $2 AND j.state <> 'voided'
+  AND (j.prompt_tokens > w.prompt_tokens OR j.completion_tokens > w.completion_tokens)""",
+    # Charged, and the engine that keeps records has none of it.
+    "witness_missing": f"""
+SELECT j.request_id::text AS what FROM journal j JOIN upstream u ON u.upstream_id = j.upstream_id
+WHERE j.booked_at >= $1 AND j.booked_at < $2 AND j.state <> 'voided' AND j.usage_source <> 'none'
+  AND u.witness_url IS NOT NULL AND j.settled_at < now() - interval '{RECORD_LATE}'
+  AND j.opened_at >= coalesce((SELECT min(started_at) FROM witness_record r WHERE r.upstream_id = u.upstream_id),
+    'infinity')
+  AND NOT EXISTS (SELECT FROM witness_record w WHERE w.attempt_id = j.request_id::text || '-' || j.attempt)""",  # noqa: S608 # constants of our own
+    "record_not_judged": f"""
+SELECT attempt_id AS what FROM witness_record
+WHERE ended_at >= $1 AND ended_at < $2 AND reconciled_at IS NULL AND read_at < now() - interval '{UNFINISHED_AFTER}'""",  # noqa: S608
+    "unbalanced": """
+SELECT request_id::text AS what FROM ledger_entry WHERE booked_at >= $1 AND booked_at < $2
+GROUP BY request_id HAVING sum(debit) <> sum(credit)""",
+    "ledger_differs": """
+SELECT j.request_id::text AS what FROM journal j
+LEFT JOIN LATERAL (SELECT coalesce(sum(e.debit), 0) AS debit FROM ledger_entry e
+  WHERE e.request_id = j.request_id AND e.source = 'request') l ON true
+WHERE j.booked_at >= $1 AND j.booked_at < $2 AND j.micro_yen <> l.debit""",
+    "unfinished": f"""
+SELECT request_id::text AS what FROM journal
+WHERE state IN ('open', 'dispatched', 'streaming') AND opened_at >= $1 AND opened_at < $2
+  AND opened_at < now() - interval '{UNFINISHED_AFTER}'""",  # noqa: S608
+    "refused_settlement": """
+SELECT d.request_id::text AS what FROM settle_dead d JOIN journal j ON j.request_id = d.request_id
+WHERE d.created_at >= $1 AND d.created_at < $2 AND j.settled_at IS NULL""",
+}
+
+_SUMS = """
+SELECT
+  (SELECT json_build_array(coalesce(sum(prompt_tokens), 0), coalesce(sum(completion_tokens), 0)) FROM witness_record
+    WHERE ended_at >= $1 AND ended_at < $2 AND reconciled_at IS NOT NULL)::text AS witness,
+  (SELECT json_build_array(coalesce(sum(j.prompt_tokens), 0), coalesce(sum(j.completion_tokens), 0))
+    FROM witness_record w JOIN journal j ON j.request_id::text || '-' || j.attempt = w.attempt_id
+    WHERE w.ended_at >= $1 AND w.ended_at < $2 AND w.reconciled_at IS NOT NULL AND j.state <> 'voided')::text
+    AS tenants,
+  (SELECT json_build_array(coalesce(sum(prompt_tokens), 0), coalesce(sum(completion_tokens), 0)) FROM platform_usage
+    WHERE ended_at >= $1 AND ended_at < $2)::text AS platform
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """Something that must not be: `code`, how many, and the first of them."""
+
+    code: str
+    count: int
+    examples: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Reconciliation:
+    """What was compared in [`start`, `end`): (prompt, completion) tokens of each account, and the findings."""
+
+    start: datetime
+    end: datetime
+    witness: tuple[int, int]
+    tenants: tuple[int, int]
+    platform: tuple[int, int]
+    findings: tuple[Finding, ...]
+
+
+async def reconcile(connection: Any, start: datetime, end: datetime) -> Reconciliation:
+    """Compare the books of [`start`, `end`) (aware times). `connection` is asyncpg's, inside a repeatable-read
+    transaction where all of it must be of one moment."""
+    findings = []
+    for code, query in _FINDINGS.items():
+        rows = await connection.fetch(query, start, end)
+        if rows:
+            findings.append(Finding(code, len(rows), tuple(row["what"] for row in rows[:SHOWN_MAX])))
+    sums = await connection.fetch(_SUMS, start, end)
+    witness, tenants, platform = (_pair(sums[0][name]) for name in ("witness", "tenants", "platform"))
+    difference = tuple(w - t - p for w, t, p in zip(witness, tenants, platform, strict=True))
+    if any(difference):
+        findings.append(Finding("sums_differ", 1, (f"prompt {difference[0]}, completion {difference[1]} tokens",)))
+    return Reconciliation(start, end, witness, tenants, platform, tuple(findings))
+
+
+def _pair(text: str) -> tuple[int, int]:
+    prompt, completion = text.strip("[]").split(",")
+    return int(prompt), int(completion)

@@ -1,0 +1,95 @@
+"""The engines' records in the book, and what of them no tenant pays for.
+
+    Σ witness_record = Σ journal (what tenants are charged for) + Σ platform_usage, in prompt and completion tokens
+
+Each record is judged once, when its request's row is final. `docs/decisions/0012-platform-account.md` gives the reasons
+of the platform's account.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import msgspec
+
+# A row that is not here this long after its engine has ended will not come: its process died before it was stored.
+UNJOURNALED_AFTER = "10 minutes"
+JUDGED_ROWS_MAX = 5_000
+KEPT_DAYS = 400
+
+_CURSORS = "SELECT file, next FROM witness_cursor WHERE upstream_id = $1"
+
+# Records and the place where reading goes on, in one statement: a page that is read again changes nothing.
+_STORE = """
+WITH given AS (
+  SELECT * FROM json_to_recordset($4::json) AS g(attempt_id text, model text, state text, usage json,
+    finish_reason text, started_at_us bigint, ended_at_us bigint)
+), stored AS (
+  INSERT INTO witness_record (attempt_id, upstream_id, model, state, prompt_tokens, cached_tokens, image_tokens,
+    audio_tokens, completion_tokens, reasoning_tokens, finish_reason, started_at, ended_at)
+  SELECT attempt_id, $1, model, state, (usage->>'prompt')::bigint, (usage->>'cached')::bigint,
+    (usage->>'image')::bigint, (usage->>'audio')::bigint, (usage->>'completion')::bigint,
+    (usage->>'reasoning')::bigint, finish_reason, from_micros(started_at_us),
+    from_micros(coalesce(ended_at_us, started_at_us))
+  FROM given ORDER BY attempt_id
+  ON CONFLICT (attempt_id) DO NOTHING
+)
+INSERT INTO witness_cursor (upstream_id, file, next) VALUES ($1, $2, $3)
+ON CONFLICT (upstream_id, file) DO UPDATE SET next = excluded.next
+"""
+
+_JUDGE = f"""
+WITH fresh AS (
+  SELECT w.*, CASE WHEN attempt_id ~ '^[0-9a-f]{{8}}(-[0-9a-f]{{4}}){{3}}-[0-9a-f]{{12}}-[0-9]{{1,4}}$'
+    THEN left(attempt_id, 36)::uuid END AS request_id
+  FROM witness_record w WHERE reconciled_at IS NULL ORDER BY read_at LIMIT $1 FOR UPDATE SKIP LOCKED
+), judged AS (
+  SELECT f.*, CASE
+      WHEN f.request_id IS NULL THEN 'probe'
+      WHEN j.request_id IS NULL AND f.read_at < now() - interval '{UNJOURNALED_AFTER}' THEN 'unjournaled'
+      WHEN j.settled_at IS NULL THEN NULL
+      WHEN j.attempt <> substr(f.attempt_id, 38)::integer THEN 'superseded'
+      WHEN j.state = 'voided' THEN 'never_delivered'
+      ELSE 'uncollected' END AS reason,
+    coalesce(j.prompt_tokens, 0) AS prompt, coalesce(j.cached_tokens, 0) AS cached,
+    coalesce(j.image_tokens, 0) AS image, coalesce(j.audio_tokens, 0) AS audio,
+    coalesce(j.completion_tokens, 0) AS completion, coalesce(j.reasoning_tokens, 0) AS reasoning
+  FROM fresh f LEFT JOIN journal j ON j.request_id = f.request_id
+), borne AS (
+  -- What was booked is taken off only where it was booked for this attempt; a voided row has booked nothing.
+  SELECT *, (reason = 'uncollected')::integer AS mine FROM judged WHERE reason IS NOT NULL
+), platform AS (
+  INSERT INTO platform_usage (attempt_id, upstream_id, model, reason, prompt_tokens, cached_tokens, image_tokens,
+    audio_tokens, completion_tokens, reasoning_tokens, ended_at)
+  SELECT attempt_id, upstream_id, model, reason, prompt_tokens - mine * prompt, cached_tokens - mine * cached,
+    image_tokens - mine * image, audio_tokens - mine * audio, completion_tokens - mine * completion,
+    reasoning_tokens - mine * reasoning, ended_at
+  FROM borne
+  WHERE prompt_tokens >= mine * prompt AND completion_tokens >= mine * completion
+    AND (prompt_tokens, completion_tokens) <> (mine * prompt, mine * completion)
+  ON CONFLICT (attempt_id) DO NOTHING
+)
+UPDATE witness_record w SET reconciled_at = now() FROM borne b WHERE w.attempt_id = b.attempt_id RETURNING 1
+"""  # noqa: S608 # a constant of our own
+
+_FORGET = "DELETE FROM witness_record WHERE ended_at < now() - $1 * interval '1 day' AND reconciled_at IS NOT NULL"
+
+
+async def cursors(connection: Any, upstream_id: str) -> dict[str, int]:
+    """Where reading goes on, by file of the upstream."""
+    return {row["file"]: row["next"] for row in await connection.fetch(_CURSORS, upstream_id)}
+
+
+async def store(connection: Any, upstream_id: str, file: str, following: int, records: Sequence[object]) -> None:
+    """Store a page. `records` have the fields of `gateway.upstreams.witness.EngineRecord`; `following` is where the
+    next page begins."""
+    await connection.fetch(_STORE, upstream_id, file, following, msgspec.json.encode(records).decode())
+
+
+async def judge(connection: Any) -> int:
+    """Book what no tenant pays for, of the records whose requests are final; returns how many records were judged."""
+    return len(await connection.fetch(_JUDGE, JUDGED_ROWS_MAX))
+
+
+async def forget(connection: Any) -> None:
+    """Delete records that are too old to be asked for; the sums of their time stand in the platform's account."""
+    await connection.fetch(_FORGET, KEPT_DAYS)
