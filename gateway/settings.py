@@ -18,7 +18,8 @@ class SettingsError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """`database_url` is a PostgreSQL DSN, `valkey_url` a Redis-protocol URL (`unix://…` or `redis://…`)."""
+    """`database_url` is a PostgreSQL DSN, `valkey_url` a Redis-protocol URL (`unix://…` or `redis://…`). Webhooks go to
+    public addresses, and to others only inside `webhook_networks`."""
 
     data_dir: Path
     database_url: str
@@ -26,6 +27,7 @@ class Settings:
     timeouts: Timeouts
     drain_s: float
     identity: IdentitySettings = field(default_factory=IdentitySettings)
+    webhook_networks: Networks = ()
 
 
 def data_dir_of(option: str | None, environment: Mapping[str, str] | None = None) -> Path:
@@ -59,6 +61,7 @@ def load(data_dir: Path, environment: Mapping[str, str] | None = None) -> Settin
         ),
         drain_s=_seconds(environment, "SEKISHO_DRAIN_S", 15.0),
         identity=_identity(environment),
+        webhook_networks=_networks(environment, "SEKISHO_WEBHOOK_NETWORKS"),
     )
 
 

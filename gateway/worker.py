@@ -1,4 +1,4 @@
-"""`sekisho worker`: finishes what dead processes left, ends stray holds, keeps partitions ahead of time.
+"""`sekisho worker`: finishes what dead processes left, ends stray holds, keeps partitions ahead, delivers webhooks.
 
 One worker of all leads (an advisory lock of PostgreSQL, held by its connection, so it is free again the moment the
 leader dies); the others wait. Every step is idempotent: a leader killed in the middle is repeated by the next.
@@ -22,9 +22,13 @@ from billing.types import Outcome, Settlement, Usage, UsageSource
 from gateway.audit.record import AuditRecord
 from gateway.clock import now_us
 from gateway.limits.holds import HeldEntry, Holds, Release
+from gateway.repeats.store import expire
 from gateway.settings import Settings
+from gateway.tenancy.keystore import KeyFiles
 from gateway.upstreams.client import UpstreamClient
 from gateway.upstreams.witness import Witness
+from gateway.webhooks.deliver import Deliverer
+from gateway.webhooks.store import purge
 
 _LOG = logging.getLogger(__name__)
 
@@ -143,6 +147,8 @@ class Worker:
             await _step("partitions", self._link.fetch("SELECT journal_ensure_partitions(now(), 3)"))
             await _step("checkpoints", sweep_checkpoints(self._link))
             await _step("instances", self._link.fetch(_FORGET))
+            await _step("idempotency keys", expire(self._link))
+            await _step("webhook events", purge(self._link))
 
     async def _recover(self, instance_id: str, now: float) -> None:
         rows = await unfinished(self._link, instance_id, BATCH_ROWS)
@@ -275,8 +281,10 @@ async def _work(settings: Settings) -> int:
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
     worker = Worker(settings)
+    deliverer = Deliverer(settings.database_url, KeyFiles(settings.data_dir), settings.webhook_networks)
     try:
-        await worker.run(stop)
+        await asyncio.gather(worker.run(stop), deliverer.run(stop))
     finally:
         await worker.close()
+        await deliverer.close()
     return 0

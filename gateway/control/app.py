@@ -12,7 +12,19 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import ASGIApp
 
-from gateway.control import admin_keys, clients, code, keys, licences, reading, simulation, tenants, trust, upstreams
+from gateway.control import (
+    admin_keys,
+    clients,
+    code,
+    keys,
+    licences,
+    reading,
+    simulation,
+    tenants,
+    trust,
+    upstreams,
+    webhooks,
+)
 from gateway.control.door import Door, language_in, rendered
 from gateway.control.plane import Plane, pool_of
 from gateway.control.refusals import Problems, Refusal, first_invalid
@@ -24,9 +36,10 @@ from gateway.identity.settings import Networks
 from gateway.identity.shared import FailedAttempts
 from gateway.licensing.findings import Finding
 from gateway.settings import Settings
+from gateway.tenancy.keystore import KeyFiles
 
 PREFIX = "/admin/v1"
-_PARTS = (tenants, keys, clients, simulation, licences, trust, upstreams, admin_keys, code, reading)
+_PARTS = (tenants, keys, clients, simulation, licences, trust, upstreams, webhooks, admin_keys, code, reading)
 
 
 @asynccontextmanager
@@ -34,7 +47,7 @@ async def admin_plane(settings: Settings, identifier: Identifier) -> AsyncIterat
     """The admin plane on `settings`' book, with a pool of its own while the block runs. Failed attempts are counted
     together with those on the data plane."""
     async with pool_of(settings.database_url) as pool:
-        plane = Plane(pool, load_peppers(settings.data_dir))
+        plane = Plane(pool, load_peppers(settings.data_dir), KeyFiles(settings.data_dir))
         yield admin_app(plane, identifier.failures, settings.identity.trusted_proxies)
 
 
