@@ -62,6 +62,10 @@ class AdminClient:
         """The answer to `PATCH`. Raises `Refused` or `Unreachable`."""
         return self._ask("PATCH", path, body)
 
+    def delete(self, path: str) -> Any:
+        """The answer to `DELETE`. Raises `Refused` or `Unreachable`."""
+        return self._ask("DELETE", path, None)
+
     def pages(self, path: str, **query: object) -> Iterator[dict[str, Any]]:
         """All rows of a list, page by page."""
         after = None
