@@ -11,6 +11,7 @@ from gateway.control import commands as control_commands
 from gateway.identity.settings import Tls
 from gateway.licensing import commands as licence_commands
 from gateway.settings import SettingsError
+from gateway.tenancy import keystore_commands
 from gateway.up import command as up_command
 
 
@@ -54,6 +55,8 @@ def _parser() -> argparse.ArgumentParser:
     check.set_defaults(run=_reconcile)
     rotate = commands.add_parser("rotate-token-keys", help="sign access tokens with a new key", parents=parents)
     rotate.set_defaults(run=_rotate_token_keys)
+    tenant_key = commands.add_parser("tenant-key", help="the key that a tenant's stored data is encrypted with")
+    keystore_commands.register(tenant_key.add_subparsers(required=True, metavar="ACTION"), parents)
     licence = licence_commands.register(commands, parents)
     control_commands.register(commands, licence, parents)
     up_command.register(commands)

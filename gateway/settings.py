@@ -19,7 +19,8 @@ class SettingsError(Exception):
 @dataclass(frozen=True, slots=True)
 class Settings:
     """`database_url` is a PostgreSQL DSN, `valkey_url` a Redis-protocol URL (`unix://…` or `redis://…`). Engines are
-    asked for their records with the first line of `witness_token_file`, where it exists."""
+    asked for their records with the first line of `witness_token_file`, where it exists. Webhooks go to public
+    addresses, and to others only inside `webhook_networks`."""
 
     data_dir: Path
     database_url: str
@@ -28,6 +29,7 @@ class Settings:
     drain_s: float
     identity: IdentitySettings = field(default_factory=IdentitySettings)
     witness_token_file: Path | None = None
+    webhook_networks: Networks = ()
 
     @property
     def spool_dir(self) -> Path:
@@ -67,6 +69,7 @@ def load(data_dir: Path, environment: Mapping[str, str] | None = None) -> Settin
         drain_s=_seconds(environment, "SEKISHO_DRAIN_S", 15.0),
         identity=_identity(environment),
         witness_token_file=witness_token_file_of(data_dir, environment),
+        webhook_networks=_networks(environment, "SEKISHO_WEBHOOK_NETWORKS"),
     )
 
 

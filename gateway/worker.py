@@ -1,4 +1,4 @@
-"""`sekisho worker`: finishes what dead processes left, ends stray holds, keeps partitions ahead, reconciles the books.
+"""`sekisho worker`: finishes what dead processes left, ends stray holds, reconciles the books, delivers webhooks.
 
 One worker of all leads (an advisory lock of PostgreSQL, held by its connection, so it is free again the moment the
 leader dies); the others wait. Every step is idempotent: a leader killed in the middle is repeated by the next.
@@ -25,10 +25,15 @@ from billing.types import Outcome, Settlement, Usage, UsageSource
 from gateway.audit.record import AuditRecord
 from gateway.books import Books
 from gateway.clock import now_us
+from gateway.limits import soft
 from gateway.limits.holds import HeldEntry, Holds, Release
+from gateway.repeats.store import expire
 from gateway.settings import Settings
+from gateway.tenancy.keystore import KeyFiles
 from gateway.upstreams.client import UpstreamClient
 from gateway.upstreams.witness import Witness
+from gateway.webhooks.deliver import Deliverer
+from gateway.webhooks.store import purge
 
 _LOG = logging.getLogger(__name__)
 
@@ -47,7 +52,7 @@ BATCH_ROWS = 100
 _LEADER_LOCK = 0x5E_C1_51
 
 # What follows from the rows of the outbox, by their kind.
-HANDLERS: Mapping[str, Handler] = {}
+HANDLERS: Mapping[str, Handler] = {"usage": soft.handle}
 
 _INSTANCES = "SELECT instance_id, heartbeat_at::text AS heartbeat_at FROM instance"
 _FORGET = """
@@ -156,6 +161,8 @@ class Worker:
             await _step("partitions", self._link.fetch("SELECT journal_ensure_partitions(now(), 3)"))
             await _step("checkpoints", sweep_checkpoints(self._link))
             await _step("instances", self._link.fetch(_FORGET))
+            await _step("idempotency keys", expire(self._link))
+            await _step("webhook events", purge(self._link))
 
     async def _replay(self, instance_id: str, path: Path) -> None:
         """Settle what a dead process had on disk, before recovery judges its rows by less."""
@@ -305,9 +312,11 @@ async def _work(settings: Settings) -> int:
     worker = Worker(settings)
     outbox = Outbox(settings.database_url, HANDLERS)
     books = Books(settings.database_url, worker.witness)
+    deliverer = Deliverer(settings.database_url, KeyFiles(settings.data_dir), settings.webhook_networks)
     try:
         await asyncio.gather(
             worker.run(stop),
+            deliverer.run(stop),
             _every(stop, OUTBOX_EVERY_S, "outbox", outbox.consume),
             _every(stop, BOOKS_EVERY_S, "books", books.round),
         )
@@ -315,6 +324,7 @@ async def _work(settings: Settings) -> int:
         await outbox.close()
         await books.close()
         await worker.close()
+        await deliverer.close()
     return 0
 
 

@@ -58,6 +58,8 @@ RateCardReader = Annotated[Work, Depends(Granted(_P.RATE_CARD_READ), scope="func
 RateCardWriter = Annotated[Work, Depends(Granted(_P.RATE_CARD_WRITE), scope="function")]
 AdminKeyReader = Annotated[Work, Depends(Granted(_P.ADMIN_KEY_READ), scope="function")]
 AdminKeyWriter = Annotated[Work, Depends(Granted(_P.ADMIN_KEY_WRITE), scope="function")]
+WebhookReader = Annotated[Work, Depends(Granted(_P.WEBHOOK_READ), scope="function")]
+WebhookWriter = Annotated[Work, Depends(Granted(_P.WEBHOOK_WRITE), scope="function")]
 UsageReader = Annotated[Work, Depends(Granted(_P.USAGE_READ), scope="function")]
 AuditReader = Annotated[Work, Depends(Granted(_P.AUDIT_READ), scope="function")]
 Planner = Annotated[Work, Depends(Granted(_P.PLAN), scope="function")]

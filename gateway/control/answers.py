@@ -1,5 +1,6 @@
 """What the admin plane answers. Only the fields that are named here leave it."""
 
+from datetime import datetime
 from typing import Any, Generic, TypeVar
 
 from pydantic import BaseModel, ConfigDict
@@ -189,6 +190,50 @@ class RateCard(Answer):
     input_price: int
     cached_input_price: int
     output_price: int
+
+
+class Webhook(Answer):
+    """A webhook without its secret. `events` null: all; after `old_secret_until` only the newest secret signs."""
+
+    endpoint_id: str
+    tenant_id: str
+    url: str
+    events: list[str] | None
+    label: str
+    secret_from: str
+    old_secret_until: str | None
+    created_at: str
+    disabled_at: str | None
+    disabled_reason: str
+    deleted_at: str | None
+
+
+class IssuedWebhook(Webhook):
+    """A webhook with its new secret, shown here only."""
+
+    secret: str
+
+
+class WebhookEvent(Answer):
+    """An event on its way; `event_id` is its `webhook-id`."""
+
+    event_id: str
+    tenant_id: str
+    type: str
+
+
+class WebhookDelivery(Answer):
+    """An event and one webhook. `last_status` is the receiver's, null when it did not answer; `last_error` a word."""
+
+    event_id: str
+    type: str
+    status: str
+    attempts: int
+    created_at: datetime
+    last_at: datetime | None
+    last_status: int | None
+    last_error: str
+    next_at: datetime | None
 
 
 class AdminKey(Answer):

@@ -24,6 +24,7 @@ from gateway.control import (
     trust,
     upstreams,
     usage,
+    webhooks,
 )
 from gateway.control.door import Door, language_in, rendered
 from gateway.control.plane import Plane, pool_of
@@ -36,9 +37,12 @@ from gateway.identity.settings import Networks
 from gateway.identity.shared import FailedAttempts
 from gateway.licensing.findings import Finding
 from gateway.settings import Settings
+from gateway.tenancy.keystore import KeyFiles
 
 PREFIX = "/admin/v1"
-_PARTS = (tenants, keys, clients, simulation, licences, trust, upstreams, admin_keys, code, usage, reading)
+_PARTS = (
+    tenants, keys, clients, simulation, licences, trust, upstreams, webhooks, admin_keys, code, usage, reading,
+)  # fmt: skip
 
 
 @asynccontextmanager
@@ -46,7 +50,7 @@ async def admin_plane(settings: Settings, identifier: Identifier) -> AsyncIterat
     """The admin plane on `settings`' book, with a pool of its own while the block runs. Failed attempts are counted
     together with those on the data plane."""
     async with pool_of(settings.database_url) as pool:
-        plane = Plane(pool, load_peppers(settings.data_dir))
+        plane = Plane(pool, load_peppers(settings.data_dir), KeyFiles(settings.data_dir))
         yield admin_app(plane, identifier.failures, settings.identity.trusted_proxies)
 
 

@@ -68,6 +68,10 @@ class AdminClient:
             return answer
         raise _error(status, answer, self._parts.geturl())
 
+    def delete(self, path: str) -> Any:
+        """The answer to `DELETE`. Raises `Refused` or `Unreachable`."""
+        return self._ask("DELETE", path, None)
+
     def pages(self, path: str, **query: object) -> Iterator[dict[str, Any]]:
         """All rows of a list, page by page."""
         after = None

@@ -4,7 +4,14 @@ import argparse
 from collections.abc import Sequence
 from typing import Any
 
-from gateway.control import code_commands, credential_commands, licence_commands, tenant_commands, usage_command
+from gateway.control import (
+    code_commands,
+    credential_commands,
+    licence_commands,
+    tenant_commands,
+    usage_command,
+    webhook_commands,
+)
 from gateway.control.terminal import asking_options
 
 
@@ -15,4 +22,5 @@ def register(commands: Any, licence: Any, parents: Sequence[argparse.ArgumentPar
     code_commands.register(commands, parents)
     tenant_commands.register(commands, parents)
     credential_commands.register(commands, parents)
+    webhook_commands.register(commands, parents)
     licence_commands.register(licence, parents)

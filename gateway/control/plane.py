@@ -13,6 +13,7 @@ from gateway.control.refusals import is_unavailable, unavailable
 from gateway.control.work import Work
 from gateway.control.work_store import hold_write_lock
 from gateway.identity.secrets import Peppers
+from gateway.tenancy.keystore import TenantKeys
 
 CONNECTIONS_MAX = 4
 CONNECT_S_MAX = 2.0
@@ -38,10 +39,11 @@ class Caller:
 
 @dataclass(frozen=True, slots=True)
 class Plane:
-    """The pool, and the peppers of the keys that are compared and issued."""
+    """The pool, the peppers of the keys that are compared and issued, and the tenants' encryption keys."""
 
     pool: Any
     peppers: Peppers
+    tenant_keys: TenantKeys
 
     async def authenticate(self, authorization: str | None) -> AdminPrincipal:
         """See `gateway.control.authenticate`. What is no admin key takes no connection."""
@@ -59,7 +61,7 @@ class Plane:
                 if writes:
                     await hold_write_lock(connection)
                 now = await authenticate_again(connection, caller.actor)
-                yield Work(connection, caller.actor, now, caller.request_id, self.peppers.current)
+                yield Work(connection, caller.actor, now, caller.request_id, self.peppers.current, self.tenant_keys)
 
     @asynccontextmanager
     async def _connection(self) -> AsyncIterator[Any]:

@@ -39,6 +39,8 @@ class Permission(StrEnum):
     RATE_CARD_WRITE = "rate_card:write"
     ADMIN_KEY_READ = "admin_key:read"
     ADMIN_KEY_WRITE = "admin_key:write"
+    WEBHOOK_READ = "webhook:read"
+    WEBHOOK_WRITE = "webhook:write"
     USAGE_READ = "usage:read"
     AUDIT_READ = "audit:read"
     PLAN = "book:plan"
@@ -61,7 +63,7 @@ GRANTED: Mapping[Role, frozenset[Permission]] = {
     Role.SI_ENGINEER: _EVERYBODY
     | {
         _P.TENANT_UPDATE, _P.PROJECT_WRITE, _P.CREDENTIAL_READ, _P.CREDENTIAL_WRITE, _P.LICENCE_SUBMIT,
-        _P.LICENCE_SIMULATE, _P.RATE_CARD_READ, _P.USAGE_READ, _P.PLAN, _P.APPLY,
+        _P.LICENCE_SIMULATE, _P.RATE_CARD_READ, _P.WEBHOOK_READ, _P.WEBHOOK_WRITE, _P.USAGE_READ, _P.PLAN, _P.APPLY,
     },
     # Puts contracts into force and ends them, and does not configure what runs under them.
     Role.APPROVER: _EVERYBODY

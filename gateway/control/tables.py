@@ -103,6 +103,26 @@ ADMIN_KEY = Table(
 )  # fmt: skip
 
 
+WEBHOOK = Table(
+    "webhook_endpoint", "webhook", ("endpoint_id",),
+    {"endpoint_id": "text", "tenant_id": "text", "url": "text", "events": "list", "label": "text", "secret": "raw",
+     "secret_from": "time", "old_secret": "raw", "old_secret_until": "time", "created_at": "time",
+     "disabled_at": "time", "disabled_reason": "text", "deleted_at": "time"},
+    secret=frozenset({"secret", "old_secret"}), fixed=frozenset({"endpoint_id", "tenant_id"}), scoped=True,
+)  # fmt: skip
+WEBHOOK_EVENT = Table(
+    "webhook_event", "webhook_event", ("event_id",),
+    {"event_id": "text", "tenant_id": "text", "type": "text", "dedupe": "text", "body": "text", "created_at": "time"},
+    scoped=True,
+)  # fmt: skip
+WEBHOOK_DELIVERY = Table(
+    "webhook_delivery", "webhook_delivery", ("endpoint_id", "event_id"),
+    {"endpoint_id": "text", "event_id": "text", "tenant_id": "text", "status": "text", "attempts": "int",
+     "next_at": "time", "last_at": "time", "last_status": "int", "last_error": "text", "created_at": "time"},
+    scoped=True,
+)  # fmt: skip
+
+
 @dataclass(frozen=True, slots=True)
 class Page:
     """Which rows of a table: those with the values `where`, after the key `after` ('' from the start), at most

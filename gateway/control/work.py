@@ -20,16 +20,26 @@ from gateway.control.tables import Page, Table
 from gateway.faults import Fault
 from gateway.identity.keys import NewKey, Pepper, Prefix, new_key
 from gateway.licensing.times import to_us
+from gateway.tenancy.keystore import TenantKeys
 
 
 class Work:
     """What one administrator does in one transaction. `now` is the time of it, never before the highest stored one."""
 
-    def __init__(self, connection: Any, actor: AdminPrincipal, now: datetime, request_id: str, pepper: Pepper) -> None:
+    def __init__(
+        self,
+        connection: Any,
+        actor: AdminPrincipal,
+        now: datetime,
+        request_id: str,
+        pepper: Pepper,
+        tenant_keys: TenantKeys,
+    ) -> None:
         self.connection = connection
         self.actor = actor
         self.now = now
         self.source = Source.API
+        self.tenant_keys = tenant_keys
         self._request_id = request_id
         self._pepper = pepper
 
@@ -90,6 +100,7 @@ class Work:
     async def _record(
         self, table: Table, action: Action, row: Row, before: Mapping[str, Any], after: Mapping[str, Any]
     ) -> None:
+        before, after = ({n: v for n, v in side.items() if n not in table.secret} for side in (before, after))
         act = Act(
             source=self.source, action=action, table=table, object_id=table.object_id(row),
             tenant_id=str(row.get("tenant_id", "")), actor=Actor(self.actor.key_id, self.actor.role), before=before,

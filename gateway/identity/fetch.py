@@ -19,23 +19,33 @@ from gateway.identity.settings import Networks
 
 DOCUMENT_BYTES_MAX = 256 * 1024
 FETCH_S_MAX = 3.0
-# IPv6 that carries an IPv4 address inside (6to4, Teredo, NAT64): what it reaches cannot be told from its own range.
-_CARRIERS: Networks = tuple(ip_network(text) for text in ("2002::/16", "2001::/32", "64:ff9b::/96", "64:ff9b:1::/48"))
+# IPv6 that carries an IPv4 address inside (6to4, Teredo, NAT64, "compatible"): what it reaches cannot be told from its
+# own range. Site-local addresses are old, and some networks still route them to the inside.
+_CARRIERS: Networks = tuple(
+    ip_network(text) for text in ("2002::/16", "2001::/32", "64:ff9b::/96", "64:ff9b:1::/48", "::/96", "fec0::/10")
+)
 
 
 class Unreachable(Exception):
     """The document could not be read; the message says why, for the operator."""
 
 
+class NotPermitted(OSError):
+    """The address is not one that we connect to."""
+
+
 def permitted(address: Address | None, networks: Networks) -> bool:
-    """Whether an issuer may live at `address`."""
+    """Whether somebody we ask may live at `address`."""
     if address is None or address.is_multicast:
         return False
     carried = isinstance(address, IPv6Address) and inside(address, _CARRIERS)
     return inside(address, networks) or (address.is_global and not carried)
 
 
-class _GuardedResolver(AbstractResolver):
+class GuardedResolver(AbstractResolver):
+    """Resolves a name to addresses of which every one is permitted, or not at all. What it gives is what is connected
+    to, so a name cannot change its mind in between."""
+
     def __init__(self, networks: Networks) -> None:
         self._networks = networks
         self._resolver = aiohttp.ThreadedResolver()
@@ -45,11 +55,26 @@ class _GuardedResolver(AbstractResolver):
     ) -> list[ResolveResult]:
         found = await self._resolver.resolve(host, port, family)
         if not all(permitted(parse_address(entry["host"]), self._networks) for entry in found):
-            raise OSError(f"{host} has an address that is not permitted")
+            raise NotPermitted(f"{host} has an address that is not permitted")
         return found
 
     async def close(self) -> None:
         await self._resolver.close()
+
+
+def check_url(url: str, networks: Networks) -> None:
+    """An address written as such passes no resolver, so it is judged here. Raises `Unreachable`."""
+    try:
+        parts = urlsplit(url)
+        host = parts.hostname or ""
+    except ValueError:
+        raise Unreachable(f"{url!r} is no URL") from None
+    literal = parse_address(host)
+    local = host == "localhost" or (literal is not None and literal.is_loopback)
+    if parts.scheme != "https" and not (parts.scheme == "http" and local):
+        raise Unreachable(f"{url}: only https is asked")
+    if literal is not None and not permitted(literal, networks):
+        raise Unreachable(f"{url}: the address is not permitted")
 
 
 class Fetcher:
@@ -61,7 +86,7 @@ class Fetcher:
 
     async def json(self, url: str) -> Any:
         """The JSON document at `url`. Raises `Unreachable`."""
-        self._check(url)
+        check_url(url, self._networks)
         try:
             async with self._client().get(url, allow_redirects=False) as response:
                 if response.status != 200 or "Content-Encoding" in response.headers:
@@ -70,24 +95,10 @@ class Fetcher:
         except (aiohttp.ClientError, TimeoutError, OSError, ValueError, RecursionError) as error:
             raise Unreachable(f"{url}: {error!r}") from error
 
-    def _check(self, url: str) -> None:
-        """An address written as such passes no resolver, so it is judged here."""
-        try:
-            parts = urlsplit(url)
-            host = parts.hostname or ""
-        except ValueError:
-            raise Unreachable(f"{url!r} is no URL") from None
-        literal = parse_address(host)
-        local = host == "localhost" or (literal is not None and literal.is_loopback)
-        if parts.scheme != "https" and not (parts.scheme == "http" and local):
-            raise Unreachable(f"{url}: only https is asked")
-        if literal is not None and not permitted(literal, self._networks):
-            raise Unreachable(f"{url}: the address is not permitted")
-
     def _client(self) -> aiohttp.ClientSession:
         if self._session is None:
             self._session = aiohttp.ClientSession(
-                connector=aiohttp.TCPConnector(resolver=_GuardedResolver(self._networks), limit=8, use_dns_cache=False),
+                connector=aiohttp.TCPConnector(resolver=GuardedResolver(self._networks), limit=8, use_dns_cache=False),
                 timeout=aiohttp.ClientTimeout(total=FETCH_S_MAX),
                 headers={"accept": "application/json", "accept-encoding": "identity"},
                 cookie_jar=aiohttp.DummyCookieJar(),

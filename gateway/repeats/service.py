@@ -60,7 +60,7 @@ class Turn(asyncio.Lock):
         self.waiting = 0
 
     async def take(self, deadline: float) -> None:
-        """Wait for the turn. Raises `TimeoutError` at `deadline` (of the loop's clock), or when too many wait."""
+        """Wait for the turn. Raises `TimeoutError` at `deadline` (of the loop's clock), or if the line is too long."""
         if self.waiting >= WAITING_MAX:
             raise TimeoutError
         self.waiting += 1

@@ -199,7 +199,8 @@ async def test_secret_answer_is_not_kept_and_never_charged_again(
 )
 async def test_zero_retention_keeps_no_answer(up: Stack, client: httpx.AsyncClient, terms: Terms) -> None:
     data = {"handling_mode": "zero_retention", "processing_countries": ["JP"], "training_use": False}
-    tenant = await add_tenant(up, terms, **({} if terms.grant else {"personal_data": data}))
+    parts: dict[str, Any] = {} if terms.grant else {"personal_data": data}
+    tenant = await add_tenant(up, terms, **parts)
     headers = keyed(tenant, a_key())
     assert (await client.post("/chat/completions", json=chat(max_tokens=3), headers=headers)).status_code == 200
     again = await client.post("/chat/completions", json=chat(max_tokens=3), headers=headers)

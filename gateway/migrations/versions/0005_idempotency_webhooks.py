@@ -68,7 +68,7 @@ CREATE TABLE webhook_delivery (
   created_at timestamptz NOT NULL DEFAULT now(),
   PRIMARY KEY (endpoint_id, event_id)
 )""",
-    "CREATE INDEX webhook_delivery_due ON webhook_delivery (next_at) WHERE status = 'pending'",
+    "CREATE INDEX webhook_delivery_due ON webhook_delivery (endpoint_id, next_at) WHERE status = 'pending'",
     "CREATE INDEX webhook_delivery_event ON webhook_delivery (event_id)",
 )
 

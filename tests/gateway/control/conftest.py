@@ -17,6 +17,7 @@ from gateway.edge.http_protocol import SekishoProtocol
 from gateway.identity.secrets import load_peppers
 from gateway.identity.shared import FailedAttempts
 from gateway.limits.scripts import Scripts
+from gateway.tenancy.keystore import KeyFiles
 from tests.conftest import Stores
 from tests.gateway.control.admin import Administration, Administrator
 from tests.gateway.control.parties import Parties
@@ -32,7 +33,7 @@ async def admin(stores: Stores, tmp_path_factory: pytest.TempPathFactory) -> Asy
     await connection.close()
     async with pool_of(stores.dsn) as pool:
         scripts = Scripts(stores.valkey_url)
-        app = admin_app(Plane(pool, load_peppers(data_dir)), FailedAttempts(scripts, 60))
+        app = admin_app(Plane(pool, load_peppers(data_dir), KeyFiles(data_dir)), FailedAttempts(scripts, 60))
         yield Administration(app, Administrator(app, key), data_dir, stores.dsn)
         await scripts.close()
 

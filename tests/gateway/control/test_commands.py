@@ -15,6 +15,7 @@ from gateway.control.client import REQUEST_BYTES_MAX
 from gateway.control.door import BODY_BYTES_MAX
 from gateway.identity.keys import key_id_of
 from gateway.licensing.decide import models_of
+from gateway.tenancy.keystore import KeyFiles
 from tests.conftest import read_snapshot
 from tests.gateway.control.admin import Administration, licence_document
 from tests.gateway.control.parties import Parties
@@ -42,6 +43,37 @@ def sekisho(
         return code, captured.out, captured.err
 
     return run
+
+
+async def test_webhook_from_its_secret_to_its_end(sekisho: Sekisho, admin: Administration, tenant: str) -> None:
+    code, out, _ = await sekisho("webhook", "add", tenant, "https://hooks.example/x", "--event", "limit.soft_reached")
+    endpoint, secret = out.split()
+    assert (code, secret.startswith("whsec_")) == (0, True)
+    assert (await admin.root.good("GET", f"/webhooks/{endpoint}"))["events"] == ["limit.soft_reached"]
+    code, event, _ = await sekisho("webhook", "test", endpoint)
+    assert (await sekisho("webhook", "redeliver", endpoint, event.strip()))[:2] == (0, event)
+    rows = json.loads((await sekisho("webhook", "deliveries", endpoint, "--json"))[1])
+    assert [(row["event_id"], row["status"]) for row in rows] == [(event.strip(), "pending")]
+    assert (await sekisho("webhook", "rotate", endpoint))[1].startswith("whsec_")
+    for action, told in (("disable", "disabled"), ("enable", "enabled"), ("delete", "deleted")):
+        assert await sekisho("webhook", action, endpoint) == (0, f"{endpoint} {told}\n", "")
+    assert [
+        row["deleted_at"] is None for row in json.loads((await sekisho("webhook", "list", tenant, "--json"))[1])
+    ] == [False]
+    code, out, err = await sekisho("webhook", "test", endpoint)
+    assert (code, out) == (1, "wrong_state\n") and "deleted" in err
+
+
+async def test_tenant_key_is_rotated_and_destroyed_only_on_purpose(sekisho: Sekisho, tmp_path: Path) -> None:
+    keys = KeyFiles(tmp_path)
+    first = keys.current("acme").key_id
+    code, out, _ = await sekisho("tenant-key", "rotate", "acme")
+    assert (code, out.strip()) == (0, keys.current("acme").key_id) and out.strip() != first
+    assert (await sekisho("tenant-key", "destroy", "acme"))[0] == 2
+    assert keys.find("acme", first) is not None
+    assert await sekisho("tenant-key", "destroy", "acme", "--yes") == (0, "2 keys of acme destroyed\n", "")
+    assert keys.find("acme", first) is None
+    assert (await sekisho("tenant-key", "rotate", "../x"))[0] == 2
 
 
 LIMITS = ("--tokens-month", "10", "--micro-yen-month", "10", "--rpm", "10", "--concurrency", "1")

@@ -20,7 +20,7 @@ def test_table_of_roles_is_the_table_in_code() -> None:
 
 def test_every_route_is_listed_with_its_permission() -> None:
     lines = (DOCS / "admin.md").read_text(encoding="utf-8").splitlines()
-    listed = [line.split("|")[1:3] for line in lines if line.startswith(("| `GET", "| `POST", "| `PATCH"))]
+    listed = [line.split("|")[1:3] for line in lines if line.startswith(("| `GET", "| `POST", "| `PATCH", "| `DELETE"))]
     assert sorted((route.strip(), permission.strip()) for route, permission in listed) == sorted(
         (f"`{method} {route.path}`", f"`{route.permission}`")
         for route in admin_routes()

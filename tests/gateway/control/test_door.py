@@ -222,10 +222,12 @@ async def test_plane_without_a_database_says_so_and_nothing_else(admin: Administ
     from gateway.identity.secrets import load_peppers
     from gateway.identity.shared import FailedAttempts
     from gateway.limits.scripts import Scripts
+    from gateway.tenancy.keystore import KeyFiles
 
     scripts = Scripts(stores.valkey_url)
     async with pool_of("postgresql:///x?host=/nowhere") as pool:
-        app = admin_app(Plane(pool, load_peppers(admin.data_dir)), FailedAttempts(scripts, 60))
+        plane = Plane(pool, load_peppers(admin.data_dir), KeyFiles(admin.data_dir))
+        app = admin_app(plane, FailedAttempts(scripts, 60))
         status, error = await Administrator(app, admin.root.key).error("GET", "/whoami")
     await scripts.close()
     assert (status, error["code"]) == (503, "store_unavailable")

@@ -121,11 +121,12 @@ async def test_foreign_tenant_reads_like_one_that_does_not_exist(
     engineer = await admin.somebody("si_engineer", own.tenant)
     absent = {
         "tenant": "no-such-tenant", "key": "0" * 12, "client": "oc_" + "0" * 12, "issuer": "oi_" + "0" * 12,
-        "licence": "lic-no-such",
+        "licence": "lic-no-such", "webhook": "we_" + "0" * 12,
     }  # fmt: skip
     for kind, path in (("tenant", "/tenants/{}"), ("tenant", "/tenants/{}/keys"), ("tenant", "/tenants/{}/usage"),
                        ("key", "/keys/{}"), ("client", "/clients/{}"), ("issuer", "/issuers/{}"),
-                       ("licence", "/licences/{}")):  # fmt: skip
+                       ("licence", "/licences/{}"), ("webhook", "/webhooks/{}"),
+                       ("webhook", "/webhooks/{}/deliveries")):  # fmt: skip
         answers = []
         for name in (getattr(foreign, kind), absent[kind]):
             status, error = await engineer.error("GET", path.format(name))
@@ -181,7 +182,7 @@ def test_only_administrators_of_the_platform_may_do_everything() -> None:
 async def test_row_of_a_tenant_out_of_reach_is_not_even_tried() -> None:
     engineer = AdminPrincipal("k", Role.SI_ENGINEER, Reach(frozenset({"own"})))
     no_connection: Any = None
-    work = Work(no_connection, engineer, datetime.now(UTC), "", Pepper("p", b""))
+    work = Work(no_connection, engineer, datetime.now(UTC), "", Pepper("p", b""), no_connection)
     with pytest.raises(Fault) as refused:
         await work.create(PROJECT, {"tenant_id": "foreign", "project_id": "p"})
     assert refused.value.code.name == "object_not_found"

@@ -53,6 +53,8 @@ class Estate:
     rate_card: str
     trust_key: str
     admin_key: str
+    webhook: str
+    event: str
 
     @classmethod
     async def made(cls, admin: Administration, parties: Parties) -> "Estate":
@@ -65,6 +67,7 @@ class Estate:
         envelope = await parties.sealed(document)
         issuer = {"issuer": f"https://{uuid4().hex}.example", "audience": "sekisho"}
         trust = trust_body(SigningKey.generate(), "licensee", tenant)
+        webhook = (await root.good("POST", f"{own}/webhooks", {"url": "https://hooks.example"}))["endpoint_id"]
         return cls(
             parties, tenant, "p1", (await root.good("POST", f"{own}/keys", {"label": "app"}))["key_id"],
             (await root.good("POST", f"{own}/clients", {"label": "app", "jwks": a_jwks()}))["client_id"],
@@ -74,6 +77,7 @@ class Estate:
             (await root.good("POST", "/rate-cards", a_rate_card()))["rate_card_id"],
             (await root.good("POST", "/trust-keys", trust))["key_id"],
             (await root.good("POST", "/admin-keys", {"role": "auditor"}))["key_id"],
+            webhook, (await root.good("POST", f"/webhooks/{webhook}/test"))["event_id"],
         )  # fmt: skip
 
     def path(self, route: str) -> str:
@@ -81,7 +85,7 @@ class Estate:
         values = {
             "tenant_id": self.tenant, "project_id": self.project, "client_id": self.client,
             "issuer_id": self.issuer, "licence_id": self.licence, "upstream_id": self.upstream,
-            "rate_card_id": self.rate_card,
+            "rate_card_id": self.rate_card, "endpoint_id": self.webhook,
             "key_id": self.trust_key if "trust" in route else self.admin_key if "admin" in route else self.key,
         }  # fmt: skip
         return route.format(**values)
@@ -126,6 +130,12 @@ BODIES: dict[tuple[str, str], Callable[[Estate], Any]] = {
     ("POST", "/upstreams/{upstream_id}/retire"): lambda _: None,
     ("POST", "/rate-cards"): lambda _: a_rate_card(),
     ("PATCH", "/rate-cards/{rate_card_id}"): lambda _: {"effective_to": "2099-01-01T00:00:00Z"},
+    ("POST", "/tenants/{tenant_id}/webhooks"): lambda _: {"url": f"https://{_fresh('w')}.example/x"},
+    ("PATCH", "/webhooks/{endpoint_id}"): lambda _: {"label": _fresh("w")},
+    ("DELETE", "/webhooks/{endpoint_id}"): lambda _: None,
+    ("POST", "/webhooks/{endpoint_id}/rotate"): lambda _: {},
+    ("POST", "/webhooks/{endpoint_id}/test"): lambda _: None,
+    ("POST", "/webhooks/{endpoint_id}/redeliver"): lambda estate: {"event_id": estate.event},
     ("POST", "/admin-keys"): lambda _: {"role": "auditor"},
     ("POST", "/admin-keys/{key_id}/revoke"): lambda _: None,
     ("POST", "/plan"): Estate.desired,
