@@ -68,14 +68,14 @@ class Link:
                 rows: list[Any] = await connection.fetch(query, *arguments)
             except (OSError, asyncpg.InterfaceError) as error:
                 await self._drop()
-                raise StoreUnavailable(repr(error)) from error
+                raise StoreUnavailable(f"PostgreSQL: {error!r}") from error
             except asyncpg.PostgresError as error:
                 sqlstate = error.sqlstate or ""
                 if sqlstate.startswith(_GIVEN_UP):
                     raise GivenUp(repr(error)) from error
                 if sqlstate.startswith(_AWAY):
                     await self._drop()
-                    raise StoreUnavailable(repr(error)) from error
+                    raise StoreUnavailable(f"PostgreSQL: {error!r}") from error
                 raise
             except asyncio.CancelledError:
                 await self._drop()  # the answer may still come: this connection can no longer be trusted
