@@ -29,8 +29,8 @@ class GivenUp(StoreUnavailable):
 class Link:
     """A connection opened on first use and again after it broke. One statement at a time.
 
-    `synchronous` False trades the flush to disk for latency: what is written survives the death of every process but
-    PostgreSQL's own host (PostgreSQL manual, "Asynchronous Commit").
+    `synchronous` False trades the flush to disk for latency: what is written survives the death of every process of
+    ours; a crash of PostgreSQL itself may lose the last moments (PostgreSQL manual, "Asynchronous Commit").
     """
 
     def __init__(self, dsn: str, *, synchronous: bool = True, command_s_max: float = COMMAND_S_MAX) -> None:
@@ -68,14 +68,14 @@ class Link:
                 rows: list[Any] = await connection.fetch(query, *arguments)
             except (OSError, asyncpg.InterfaceError) as error:
                 await self._drop()
-                raise StoreUnavailable(repr(error)) from error
+                raise StoreUnavailable(f"PostgreSQL: {error!r}") from error
             except asyncpg.PostgresError as error:
                 sqlstate = error.sqlstate or ""
                 if sqlstate.startswith(_GIVEN_UP):
                     raise GivenUp(repr(error)) from error
                 if sqlstate.startswith(_AWAY):
                     await self._drop()
-                    raise StoreUnavailable(repr(error)) from error
+                    raise StoreUnavailable(f"PostgreSQL: {error!r}") from error
                 raise
             except asyncio.CancelledError:
                 await self._drop()  # the answer may still come: this connection can no longer be trusted

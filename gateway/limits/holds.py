@@ -72,6 +72,7 @@ class Holds:
         self._scripts = Scripts(valkey_url)
         self._link = Link(dsn)
         self._filling: dict[tuple[str, str], asyncio.Task[None]] = {}
+        self._giving_back: set[asyncio.Task[None]] = set()
 
     async def reserve(
         self,
@@ -101,8 +102,26 @@ class Holds:
                 await asyncio.sleep(RELEASE_GRACE_S)
                 answer = await self._reserve(asked)
         except (RedisError, OSError, PostgresError) as error:
+            self._give_back(asked)
             raise Fault("store_unavailable", retry_after_s=1, internal=f"limits: {error!r}") from error
+        except asyncio.CancelledError:
+            self._give_back(asked)
+            raise
         return asked.hold(answer)
+
+    def _give_back(self, asked: Reservation) -> None:
+        """End the hold of a reservation whose answer nobody got: Valkey may have taken it all the same."""
+        task = asyncio.create_task(self._try_release(Release(asked.request_id, asked.tenant_id, asked.period, 0, 0)))
+        self._giving_back.add(task)
+        task.add_done_callback(self._giving_back.discard)
+
+    async def _try_release(self, release: Release) -> None:
+        try:
+            await self.release(release)
+        except (RedisError, OSError, PostgresError) as error:
+            _LOG.warning(
+                "the hold of %s, if there is one, is left to the worker's sweep: %r", release.request_id, error
+            )
 
     async def _reserve(self, asked: Reservation) -> Any:
         keys = [*_keys(asked.tenant_id, asked.period), f"sekisho:rate:{asked.tenant_id}"]
@@ -170,5 +189,6 @@ class Holds:
 
     async def close(self) -> None:
         """Finish what is queued, then close the connections."""
+        await asyncio.gather(*self._giving_back)
         await self._scripts.close()
         await self._link.close()

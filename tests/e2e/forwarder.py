@@ -15,7 +15,7 @@ class Forwarder:
     def __init__(self, target: Path, listens: Path) -> None:
         self._target, self._listens = target, listens
         self._server: asyncio.Server | None = None
-        self._passing: set[asyncio.Task[None]] = set()
+        self._writers: set[asyncio.StreamWriter] = set()
         self.mute = False
         self.swallowed = 0
 
@@ -30,30 +30,22 @@ class Forwarder:
             self._server.close()
             self._listens.unlink(missing_ok=True)
             self._server = None
-        for task in self._passing:
-            task.cancel()
-        await asyncio.gather(*self._passing, return_exceptions=True)
+        for writer in self._writers:
+            writer.transport.abort()
 
     async def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        task = asyncio.current_task()
-        assert task is not None
-        self._passing.add(task)
-        try:
+        with contextlib.suppress(OSError):
             far_reader, far_writer = await asyncio.open_unix_connection(str(self._target))
-        except OSError:
-            writer.close()
-            self._passing.discard(task)
-            return
-        try:
+            ends = {writer, far_writer}
+            self._writers |= ends
             there = asyncio.create_task(self._pass_on(reader, far_writer))
             back = asyncio.create_task(self._pass_back(far_reader, writer))
             await asyncio.wait([there, back], return_when=asyncio.FIRST_COMPLETED)
-        finally:
-            for half in (there, back):
-                half.cancel()
-            writer.transport.abort()
-            far_writer.transport.abort()
-            self._passing.discard(task)
+            for end in ends:
+                end.transport.abort()
+            await asyncio.wait([there, back])
+            self._writers -= ends
+        writer.transport.abort()
 
     async def _pass_on(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         with contextlib.suppress(ConnectionError):

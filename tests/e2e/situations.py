@@ -13,7 +13,7 @@ import asyncpg
 import httpx
 
 from tests.e2e.raw import connected, request
-from tests.e2e.replicas import Replica
+from tests.e2e.replicas import Replica, replica
 from tests.e2e.stack import STOP_S_MAX, Stack, until
 from tests.e2e.tenants import Tenant
 from tests.e2e.witnessed import Spent, spent
@@ -73,6 +73,17 @@ async def leave(gateway: Stack | Replica, tenant: Tenant, body: dict[str, Any], 
         wire.reset()
 
 
+async def read_to_done(client: httpx.AsyncClient, body: dict[str, Any]) -> None:
+    """Read a stream until it says [DONE]. Its connection may end without ceremony after that: the gateway does not wait
+    for ever for a database before it closes the body."""
+    async with client.stream("POST", "/chat/completions", json=body) as answer:
+        assert answer.status_code == 200
+        async for line in answer.aiter_lines():
+            if line == "data: [DONE]":
+                return
+    raise AssertionError("the stream ended without [DONE]")
+
+
 async def left(up: Stack, tenant: Tenant, number: int) -> Spent:
     """The tenant's books once all its requests have rows and none is under way."""
 
@@ -84,30 +95,49 @@ async def left(up: Stack, tenant: Tenant, number: int) -> Spent:
     return await spent(up, tenant.tenant_id)
 
 
-@dataclass(frozen=True)
+_UNFINISHED = """
+SELECT instance_id, array_agg(request_id ORDER BY request_id) AS ids FROM journal
+WHERE tenant_id = $1 AND settled_at IS NULL GROUP BY 1 ORDER BY count(*) DESC LIMIT 1
+"""
+_LOCK = "SELECT FROM journal WHERE request_id = $1 FOR UPDATE"
+_WAITING = "SELECT EXISTS (SELECT FROM pg_stat_activity WHERE $1 = ANY (pg_blocking_pids(pid)))"
+
+
+@dataclass
 class Locker:
-    """A session that locks rows of a tenant from the last to the first, against the order of everybody else."""
+    """A session that locks rows of a gateway from the last to the first, against the order of everybody else, and waits
+    in between until somebody stands in front of the last one: then the two wait for each other."""
 
     dsn: str
     tenant_id: str
+    waited: int = 0
 
     async def run(self, stop: asyncio.Event) -> None:
         """Do it again and again. It never becomes a deadlock's victim: the others look for one first."""
-        connection = await asyncpg.connect(self.dsn, server_settings={"deadlock_timeout": "60s"})
-        lock = "SELECT FROM journal WHERE request_id = $1 FOR UPDATE"
+        locking = await asyncpg.connect(self.dsn, server_settings={"deadlock_timeout": "60s"})
+        looking = await asyncpg.connect(self.dsn)
         try:
             while not stop.is_set():
-                rows = await connection.fetch(
-                    "SELECT request_id FROM journal WHERE tenant_id = $1 AND settled_at IS NULL ORDER BY 1",
-                    self.tenant_id,
-                )
-                async with connection.transaction():
-                    for row in [rows[-1], rows[0]] if len(rows) > 1 else []:
-                        await connection.execute(lock, row["request_id"])
-                        await asyncio.sleep(0.15)
+                found = await looking.fetchrow(_UNFINISHED, self.tenant_id)
+                if found is not None and len(found["ids"]) > 1:
+                    async with locking.transaction():
+                        await locking.execute(_LOCK, found["ids"][-1])
+                        if await self._stood_before(looking, locking.get_server_pid()):
+                            for request_id in reversed(found["ids"][:-1]):
+                                await locking.execute(_LOCK, request_id)
                 await asyncio.sleep(0.01)
         finally:
-            await connection.close()
+            await locking.close()
+            await looking.close()
+
+    async def _stood_before(self, looking: Any, pid: int) -> bool:
+        for _ in range(100):
+            if await looking.fetchval(_WAITING, pid):
+                self.waited += 1
+                await asyncio.sleep(0.02)
+                return True
+            await asyncio.sleep(0.005)
+        return False
 
 
 @contextlib.contextmanager
@@ -127,6 +157,17 @@ def process_of(up: Stack, log: Path, *arguments: str, **environment: str) -> Ite
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait()
+
+
+@contextlib.asynccontextmanager
+async def replica_through(up: Stack, log: Path, **environment: str) -> AsyncIterator[Replica]:
+    """One more gateway that reaches a store through this very process, whose loop therefore must not wait for it."""
+    made = replica(up, log, environment=environment)
+    running = await asyncio.to_thread(made.__enter__)
+    try:
+        yield running
+    finally:
+        await asyncio.to_thread(made.__exit__, None, None, None)
 
 
 def words(log: Path) -> str:

@@ -14,6 +14,7 @@ import httpx
 import pytest
 import pytest_asyncio
 
+from gateway.up.folder import DataFolder
 from tests.e2e.conftest import HERE
 from tests.e2e.forwarder import Forwarder, forwarder
 from tests.e2e.raw import chat, connected, request
@@ -27,17 +28,20 @@ from tests.e2e.situations import (
     left,
     passed,
     process_of,
+    read_to_done,
+    replica_through,
     words,
 )
 from tests.e2e.stack import START_S_MAX, Stack, free_port, until
 from tests.e2e.tenants import INPUT_PRICE, Tenant, Terms, add_model, add_tenant
-from tests.e2e.witnessed import spent
+from tests.e2e.witnessed import DELIVERED, spent
 from tests.serving.scripted.process import EngineProcess, engine
 
 KNOWN = ("known-late-usage", "known-zero", "known-steady", "known-together", "known-broken", "known-silent")
 FREE = "known-free"
 MODELS = ("scripted-small", "scripted-paced", "scripted-slow", *KNOWN, FREE)
 TERMS = Terms(models=MODELS)
+GIVEN_BACK_S_MAX = 3.0  # before the worker's sweep would come, which looks at no hold younger than 5 s
 
 
 @pytest.fixture(scope="module")
@@ -120,23 +124,25 @@ async def test_requests_that_fail_are_left_or_lose_their_answer_give_their_reser
     valkey = Path(known.valkey_url.removeprefix("unix://"))
     async with forwarder(valkey, tmp_path / "valkey.sock") as wire:
         environment = {"SEKISHO_VALKEY_URL": f"unix://{tmp_path}/valkey.sock"}
-        with replica(known, tmp_path / "muted.log", environment=environment) as muted:
-            async with callers([*gateways, muted], tenant) as clients:
-                broken = await crowd(clients, 8, chat("known-broken", max_tokens=20))
-                assert {answer.status_code for answer in broken} == {502}
-                for _ in range(2):
-                    await asyncio.gather(
-                        *(leave(one, tenant, chat("known-silent", max_tokens=20, stream=True), 0) for one in gateways),
-                        *(leave(one, tenant, chat("scripted-paced", max_tokens=20), 0) for one in gateways),
-                    )
-                    await known.no_holds(tenant.tenant_id, 10)
-                wire.mute = True  # Valkey takes the reservation, and nobody hears of it
-                lost = await clients[-1].post("/chat/completions", json=chat("scripted-paced", max_tokens=20))
-                assert (lost.status_code, wire.swallowed > 0) == (503, True)
-                wire.mute = False
+        async with (
+            replica_through(known, tmp_path / "muted.log", **environment) as muted,
+            callers([*gateways, muted], tenant) as clients,
+        ):
+            broken = await crowd(clients, 8, chat("known-broken", max_tokens=20))
+            assert {answer.status_code for answer in broken} == {502}
+            for _ in range(2):
+                await asyncio.gather(
+                    *(leave(one, tenant, chat("known-silent", max_tokens=20, stream=True), 0) for one in gateways),
+                    *(leave(one, tenant, chat("scripted-paced", max_tokens=20), 0) for one in gateways),
+                )
                 await known.no_holds(tenant.tenant_id, 10)
-                free = await crowd(clients, 8, chat("scripted-paced", max_tokens=20))
-                assert {answer.status_code for answer in free} == {200}
+            wire.mute = True  # Valkey takes the reservation, and nobody hears of it
+            lost = await clients[-1].post("/chat/completions", json=chat("scripted-paced", max_tokens=20))
+            assert (lost.status_code, wire.swallowed > 0) == (503, True)
+            wire.mute = False
+            await known.no_holds(tenant.tenant_id, GIVEN_BACK_S_MAX)
+            free = await crowd(clients, 8, chat("scripted-paced", max_tokens=20))
+            assert {answer.status_code for answer in free} == {200}
     found = await spent(known, tenant.tenant_id)
     assert len(found.of("settled")) == 8
 
@@ -232,12 +238,13 @@ async def test_many_who_begin_a_month_anew_at_once_erase_nothing_of_what_was_spe
     async def keep_asking(client: httpx.AsyncClient, until_s: float) -> None:
         while time.monotonic() < until_s:
             answers.append(await client.post("/chat/completions", json=body))
+            await asyncio.sleep(0.03)
 
     try:
         async with callers(gateways, tenant) as clients:
             await crowd(clients, 3, body)
-            ends = time.monotonic() + 3.0
-            asking = [asyncio.create_task(keep_asking(client, ends)) for client in clients for _ in range(4)]
+            ends = time.monotonic() + 2.0
+            asking = [asyncio.create_task(keep_asking(client, ends)) for client in clients for _ in range(2)]
             anew = 0
             while time.monotonic() < ends - 0.3:
                 keys = [key async for key in valkey.scan_iter(match=f"sekisho:use:{tenant.tenant_id}:*")]
@@ -246,7 +253,7 @@ async def test_many_who_begin_a_month_anew_at_once_erase_nothing_of_what_was_spe
             await asyncio.gather(*asking)
     finally:
         await valkey.aclose()
-    assert anew > 20
+    assert anew > 10
     assert {answer.status_code for answer in answers} == {200}
     assert len((await spent(known, tenant.tenant_id)).of("settled")) == len(answers) + 3
 
@@ -275,25 +282,21 @@ async def test_many_workers_recover_what_a_dead_gateway_left_once(known: Stack, 
 async def test_deadlocks_in_the_database_drop_no_row(known: Stack, gateways: list[Stack | Replica]) -> None:
     """LiteLLM #27989: two sessions lock the same rows in different orders, PostgreSQL ends one of them, and what it was
     about to write is gone."""
-    counted = "SELECT deadlocks FROM pg_stat_database WHERE datname = current_database()"
-    before = int((await known.fetch(counted))[0]["deadlocks"])
+    log = DataFolder.at(known.data_dir).log("postgresql")
+    before = words(log).count("deadlock detected")
     tenant = await add_tenant(known, TERMS)
     locker, stop = Locker(known.dsn, tenant.tenant_id), asyncio.Event()
     async with callers(gateways, tenant) as clients:
         locking = asyncio.create_task(locker.run(stop))
-        answers = await crowd(clients, 60, chat("known-together", max_tokens=16))
-        answers += await crowd(clients, 60, chat("known-together", max_tokens=16, stream=True))
+        answers = await crowd(clients, 30, chat("known-together", max_tokens=16))
+        answers += await crowd(clients, 30, chat("known-together", max_tokens=16, stream=True))
         stop.set()
         await locking
     found = await spent(known, tenant.tenant_id)
     assert {answer.status_code for answer in answers} == {200}
-    assert len(found.of("settled")) == 120
+    assert len(found.of("settled")) == 60
     assert {row["completion_tokens"] for row in found.rows} == {16}
-
-    async def happened() -> bool | None:
-        return True if int((await known.fetch(counted))[0]["deadlocks"]) > before else None
-
-    await until(happened, 5.0, "there was no deadlock")
+    assert words(log).count("deadlock detected") > before
 
 
 async def test_outage_of_the_database_refuses_valid_keys_as_unavailable_and_ends_by_itself(
@@ -310,26 +313,27 @@ async def test_outage_of_the_database_refuses_valid_keys_as_unavailable_and_ends
         await database.cut()
         await started_without(known, environment, tmp_path / "early.log", tenant)
         await database.open()
-        with replica(known, tmp_path / "late.log", environment=environment) as gateway:
-            async with callers([gateway], tenant) as (client,):
-                await without_database(client, database)
-                began = time.monotonic()
+        async with (
+            replica_through(known, tmp_path / "late.log", **environment) as gateway,
+            callers([gateway], tenant) as (client,),
+        ):
+            await without_database(client, database)
+            began = time.monotonic()
 
-                async def serves() -> bool | None:
-                    answer = await client.post("/chat/completions", json=chat(max_tokens=2))
-                    return True if answer.status_code == 200 else None
+            async def serves() -> bool | None:
+                answer = await client.post("/chat/completions", json=chat(max_tokens=2))
+                return True if answer.status_code == 200 else None
 
-                await until(serves, 5.0, "the gateway does not serve again")
-                assert time.monotonic() - began <= 5.0
-                assert (await client.get(f"{gateway.root}/readyz")).status_code == 200
-    assert len((await spent(known, tenant.tenant_id)).of("settled")) == 3
+            await until(serves, 5.0, "the gateway does not serve again")
+            assert time.monotonic() - began <= 5.0
+            assert (await client.get(f"{gateway.root}/readyz")).status_code == 200
+    # Of a process that is cut off for longer than 5 s the worker finishes what it can: by the engine's record, once.
+    assert len((await spent(known, tenant.tenant_id)).of(*DELIVERED)) == 3
 
 
 async def without_database(client: httpx.AsyncClient, database: Forwarder) -> None:
     """Every answer to a valid key while the database is away for longer than the configuration may be old."""
-    streaming = asyncio.create_task(
-        client.post("/chat/completions", json=chat("scripted-slow", stream=True, max_tokens=5))
-    )
+    streaming = asyncio.create_task(read_to_done(client, chat("scripted-slow", stream=True, max_tokens=5)))
     assert (await client.post("/chat/completions", json=chat(max_tokens=2))).status_code == 200
     await asyncio.sleep(0.5)
     await database.cut()
@@ -343,8 +347,7 @@ async def without_database(client: httpx.AsyncClient, database: Forwarder) -> No
     assert seen == {(503, "store_unavailable")}
     assert (await client.get(str(client.base_url.copy_with(path="/readyz")))).status_code == 503
     await database.open()
-    running = await streaming
-    assert running.status_code == 200 and "data: [DONE]" in running.text
+    await streaming
 
 
 async def started_without(up: Stack, environment: dict[str, str], log: Path, tenant: Tenant) -> None:
@@ -361,7 +364,7 @@ async def started_without(up: Stack, environment: dict[str, str], log: Path, ten
     with process_of(up, log, *arguments, **environment) as process:
         async with httpx.AsyncClient(trust_env=False, headers=tenant.headers) as client:
             assert await until(ended, START_S_MAX, "the gateway neither serves nor ends") != 0
-    assert "database" in words(log)
+    assert "PostgreSQL" in words(log)
 
 
 @pytest.mark.parametrize("events", [3, 10])

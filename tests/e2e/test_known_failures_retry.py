@@ -14,7 +14,7 @@ from tests.e2e.conftest import HERE
 from tests.e2e.forwarder import forwarder
 from tests.e2e.raw import chat, connected, request
 from tests.e2e.replicas import Replica, replica
-from tests.e2e.situations import callers
+from tests.e2e.situations import callers, replica_through
 from tests.e2e.stack import Stack, until
 from tests.e2e.tenants import Tenant, Terms, add_model, add_tenant
 from tests.e2e.witnessed import DELIVERED, spent
@@ -89,16 +89,18 @@ async def test_retry_after_an_outage_of_the_database_is_served_and_metered_once(
     (tmp_path / "pg").mkdir()
     environment = {"SEKISHO_DATABASE_URL": known.dsn.replace(f"host={host}", f"host={tmp_path}/pg")}
     body = chat("scripted-paced", max_tokens=20)
-    async with forwarder(Path(host) / ".s.PGSQL.5432", tmp_path / "pg" / ".s.PGSQL.5432") as database:
-        with replica(known, tmp_path / "cut.log", environment=environment) as cut:
-            async with callers([cut], tenant) as (client,):
-                asking = asyncio.create_task(client.post("/chat/completions", json=body, headers=KEY))
-                await asyncio.sleep(0.2)
-                await database.cut()
-                assert (await asking).status_code == 503
-                await database.open()
-                answer = await again_until_served(client, body)
-                repeated = await client.post("/chat/completions", json=body, headers=KEY)
+    async with (
+        forwarder(Path(host) / ".s.PGSQL.5432", tmp_path / "pg" / ".s.PGSQL.5432") as database,
+        replica_through(known, tmp_path / "cut.log", **environment) as cut,
+        callers([cut], tenant) as (client,),
+    ):
+        asking = asyncio.create_task(client.post("/chat/completions", json=body, headers=KEY))
+        await asyncio.sleep(0.2)
+        await database.cut()
+        assert (await asking).status_code == 503
+        await database.open()
+        answer = await again_until_served(client, body)
+        repeated = await client.post("/chat/completions", json=body, headers=KEY)
     assert (repeated.status_code, repeated.json()) == (200, answer.json())
     await charged_once(known, tenant, answer)
 

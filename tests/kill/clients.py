@@ -32,6 +32,7 @@ class Seen:
     complete: bool = False
     left: bool = False
     left_at: float = 0.0
+    answered_at: float = 0.0
     usage: dict[str, Any] | None = None
     error: str = ""
 
@@ -85,6 +86,7 @@ class Callers:
         try:
             async with session.post(self._url + path, json=body, headers=headers) as answer:
                 call.request_id, call.status = answer.headers["x-request-id"], answer.status
+                call.answered_at = time.time()
                 if call.stream and call.status == 200:
                     await _read_stream(answer, call, leaves_after)
                 else:

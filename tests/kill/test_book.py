@@ -89,6 +89,31 @@ def test_death_right_after_the_durable_word_counts_as_delivered() -> None:
     assert found.ambiguous == {ID}
 
 
+def test_death_of_the_database_and_then_of_the_gateway_that_waited_for_it_counts_as_delivered() -> None:
+    waited = replace(GOOD, seen=UNSEEN, gateway_deaths={"g1": AT + 9}, postgresql_deaths=[AT + 1.2])
+    assert check(waited).ambiguous == {ID}
+    assert wrong(replace(waited, postgresql_deaths=[AT + 8])) == {"charged_undelivered"}
+    assert wrong(replace(waited, gateway_deaths={})) == {"charged_undelivered"}
+
+
+def test_client_that_leaves_a_whole_answer_in_its_instant_counts_as_delivered() -> None:
+    gone = replace(UNSEEN[0], left=True, left_at=AT + 1.1)
+    assert check(replace(GOOD, seen=[gone])).ambiguous == {ID}
+    assert wrong(replace(GOOD, seen=[replace(gone, left_at=AT + 9)])) == {"charged_undelivered"}
+    assert wrong(replace(GOOD, seen=[replace(gone, tenant_id="other")])) == {"charged_undelivered"}
+
+
+def test_delivery_that_died_with_database_and_gateway_is_counted_apart_and_any_other_is_lost() -> None:
+    seen = [replace(CALL, answered_at=AT + 1)]
+    died = replace(with_row(NOTHING), seen=seen, gateway_deaths={"g1": AT + 2}, postgresql_deaths=[AT + 1.3])
+    found = check(died)
+    assert not any(found.wrong.values())
+    assert found.forgotten == {ID}
+    assert wrong(replace(died, postgresql_deaths=[AT + 4])) == {"lost"}
+    assert wrong(replace(died, gateway_deaths={})) == {"lost"}
+    assert wrong(replace(died, rows={}, counters={})) == {"lost"}
+
+
 def test_checkpoint_counts_only_without_a_record_and_is_called_uncertain() -> None:
     recovered = replace(ROW, state="recovered", source="checkpoint")
     found = check(replace(with_row(recovered), records={}, engine_deaths=[AT + 1]))
