@@ -179,18 +179,6 @@ class Upstream(Answer):
     retired_at: str | None
 
 
-class RateCard(Answer):
-    """Prices of a model."""
-
-    rate_card_id: str
-    model: str
-    effective_from: str
-    effective_to: str | None
-    input_price: int
-    cached_input_price: int
-    output_price: int
-
-
 class AdminKey(Answer):
     """An admin key without its text."""
 

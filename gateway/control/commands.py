@@ -4,7 +4,14 @@ import argparse
 from collections.abc import Sequence
 from typing import Any
 
-from gateway.control import code_commands, credential_commands, licence_commands, tenant_commands, usage_command
+from gateway.control import (
+    code_commands,
+    credential_commands,
+    invoice_commands,
+    licence_commands,
+    tenant_commands,
+    usage_command,
+)
 from gateway.control.terminal import asking_options
 
 
@@ -12,6 +19,7 @@ def register(commands: Any, licence: Any, parents: Sequence[argparse.ArgumentPar
     """Add the commands; `licence` are the subparsers of `sekisho licence`."""
     parents = [*parents, asking_options()]
     usage_command.register(commands, parents)
+    invoice_commands.register(commands, parents)
     code_commands.register(commands, parents)
     tenant_commands.register(commands, parents)
     credential_commands.register(commands, parents)
