@@ -73,11 +73,13 @@ WHERE c.tenant_id = $1 GROUP BY c.credit_id ORDER BY c.expires_at, c.credit_id
 def card_of(row: Any) -> RateCard:
     """The card of a row with `CARD_COLUMNS`. Raises `BadTerms` for terms that mean nothing."""
     terms = parse_terms(row["terms"])
-    return RateCard(
+    card = RateCard(
         row["rate_card_id"], row["model"], row["effective_from"], row["effective_to"], row["input_price"],
         row["cached_input_price"], row["output_price"], row["family"], row["tenant_id"], terms, terms.image,
         terms.audio,
     )  # fmt: skip
+    check(card)
+    return card
 
 
 def check(card: RateCard) -> None:

@@ -3,7 +3,7 @@
 Closing is two transactions. The first moves the tenant's watermark to the month's end, under a lock that settlement
 waits for, and is over in a moment: from then on nothing can land before it, and late facts land in the next month. The
 second reads the month at leisure and freezes it: document, number, ledger entries, carried fractions and tax record,
-all or nothing. A process that dies in between leaves a sealed month without an invoice, and closing it again goes on there.
+all or nothing. A process that dies in between leaves a sealed month without an invoice; closing it again goes on there.
 Call `close` outside of a transaction: within one, settlement waits until that ends.
 """
 

@@ -13,8 +13,8 @@ from gateway.licensing.semantics import EVERY
 NOT_ENFORCED_YET = frozenset(
     {
         "validity.notice_days", "grants.redistribution", "grants.annex3_high_risk", "grants.quota.tpm",
-        "grants.quota.yen_month_soft", "grants.priority", "grants.rate_card", "grants.retention_days",
-        "grants.zero_retention", "duties", "ip.contributions", "ip.exclusive", "personal_data.handling_mode",
+        "grants.quota.yen_month_soft", "grants.priority", "grants.retention_days", "grants.zero_retention",
+        "duties", "ip.contributions", "ip.exclusive", "personal_data.handling_mode",
     }
 )  # fmt: skip
 # Facts of the contract that restrict nothing by themselves.

@@ -9,6 +9,8 @@ from typing import Any
 import asyncpg
 import msgspec
 
+from billing.invoices.parties import Issuer, put_issuer, put_party
+from billing.invoices.types import Party
 from gateway.control.bootstrap import ensure_admin_key
 from gateway.identity.keys import key_id_of, new_key
 from gateway.identity.secrets import load_peppers, write_private
@@ -26,6 +28,8 @@ TOKENS_MONTH, MICRO_YEN_MONTH = 10**9, 10**15
 RPM, CONCURRENCY = 10**6, 4_096
 PURPOSE, DATA_CLASS = "general", "restricted"  # of the demo key's requests that state none
 RENEW_BEFORE = timedelta(days=30)
+# A number of the right form for documents that nobody pays by.
+ISSUER_ID, REGISTRATION_NUMBER = "main", "T8700110005901"
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +62,7 @@ async def seed_demo(
             await _upstream(connection, upstream_base_url, witness_url, {**model, "engine": engine}, profile)
             licence_id, envelope = await _licence(connection, parties, model["id"])
             await _rate_card(connection, model["id"])
+            await _parties(connection)
             api_key = await _key(connection, data_dir)
             admin_key = await ensure_admin_key(connection, data_dir)
         trust_path = await parties.write_trust(connection)
@@ -151,6 +156,21 @@ async def _rate_card(connection: Any, model: str) -> None:
         " VALUES ($1, $2, timestamptz '2026-01-01 00:00+09', $3, $4, $5) ON CONFLICT (rate_card_id) DO NOTHING",
         f"demo-{model}-2026", model, INPUT_PRICE, CACHED_INPUT_PRICE, OUTPUT_PRICE,
     )  # fmt: skip
+
+
+async def _parties(connection: Any) -> None:
+    """Who invoices the demo tenant, unless somebody is entered already."""
+    if await connection.fetchval("SELECT 1 FROM billing_issuer LIMIT 1") is not None:
+        return
+    issuer = Party(
+        "関所デモ株式会社", REGISTRATION_NUMBER, REGISTRATION_NUMBER[1:], "100-0001", "東京都千代田区千代田1-1",
+        email="billing@sekisho.example", bank_account="見本銀行 本店営業部 普通 0000000 カ）セキシヨデモ",
+    )  # fmt: skip
+    await put_issuer(connection, Issuer(ISSUER_ID, issuer))
+    recipient = Party(
+        LEGAL_NAME, postal_code="460-0001", address="愛知県名古屋市中区三の丸3-1-1", email="ap@demo.example"
+    )
+    await put_party(connection, TENANT_ID, ISSUER_ID, recipient)
 
 
 async def _key(connection: Any, data_dir: Path) -> str:

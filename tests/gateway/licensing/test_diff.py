@@ -63,7 +63,7 @@ def test_words_say_of_each_field_whether_it_is_enforced() -> None:
         "yen per month, warned at: 400  [not enforced yet]",
         "yen per month, at most: 500  [enforced]",
         "priority: investor, 10  [not enforced yet]",
-        "rate card: std  [not enforced yet]",
+        "rate card: std  [enforced]",
         "kept for days: 30  [not enforced yet]",
         "redistribution: yes  [not enforced yet]",
         "EU AI Act Annex III: yes  [not enforced yet]",
