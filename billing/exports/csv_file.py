@@ -1,8 +1,8 @@
 """CSV of an invoice, for spreadsheets (RFC 4180).
 
-UTF-8 with a byte order mark, because Excel in Japan otherwise reads it as Shift_JIS; CRLF; one table, a row per price line,
-then a row per tax rate, one for prepaid credit and one for what is to be paid. Amounts are plain integers and positive in
-credit notes too: the column `kind` says which it is.
+UTF-8 with a byte order mark, because Excel in Japan otherwise reads it as Shift_JIS; CRLF; one table: a row per price
+line, then a row per tax rate, one for prepaid credit and one for what is to be paid. Amounts are plain integers and
+positive in credit notes too: the column `kind` says which it is.
 
 A text that a spreadsheet would take for a formula gets an apostrophe in front (OWASP, "CSV Injection").
 """

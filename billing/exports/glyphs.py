@@ -1,7 +1,8 @@
 """Text that the document's typeface can show.
 
-The PDF is set in one typeface that is part of the package, so it looks the same everywhere. A character that the typeface
-lacks would come out as an empty box; here it becomes the geta mark 〓, as Japanese printers do, and the document names it.
+The PDF is set in one typeface that is part of the package, so it looks the same everywhere. A character that the
+typeface lacks would come out as an empty box; here it becomes the geta mark 〓, as Japanese printers do, and the
+document names it.
 """
 
 import re
@@ -15,8 +16,8 @@ GETA = "〓"
 _BREAK = "\N{ZERO WIDTH SPACE}"
 _UNBROKEN_MAX = 24
 
-# Kana and letters with marks of their own, as some file systems write them. The whole text is not normalised: that would
-# turn the old forms of characters in names (U+FA19) into the common ones.
+# Kana and letters with marks of their own, as some file systems write them. The whole text is not normalised: that
+# would turn the old forms of characters in names (U+FA19) into the common ones.
 _MARKED = re.compile(r".[\u0300-\u036f\u3099\u309a]+")
 
 
@@ -25,7 +26,9 @@ def covered() -> frozenset[int]:
     """The code points of the typeface: groups of `cmap` format 12 (OpenType specification, "cmap")."""
     data = FONT.read_bytes()
     tables = struct.unpack_from(">H", data, 4)[0]
-    start = next(offset for tag, _, offset, _ in struct.iter_unpack(">4sIII", data[12 : 12 + 16 * tables]) if tag == b"cmap")
+    start = next(
+        offset for tag, _, offset, _ in struct.iter_unpack(">4sIII", data[12 : 12 + 16 * tables]) if tag == b"cmap"
+    )
     found: set[int] = set()
     for record in range(struct.unpack_from(">H", data, start + 2)[0]):
         subtable = start + struct.unpack_from(">I", data, start + 4 + 8 * record + 4)[0]

@@ -1,8 +1,10 @@
 """JSON of an invoice, for programs: canonical (RFC 8785), described by `docs/invoice.schema.json`.
 
-Names of fields are stable: a field is added, never renamed. Micro-yen and counts of units are strings of digits, since they
-may exceed what every JSON reader holds exactly (2⁵³); whole yen are numbers.
+Names of fields are stable: a field is added, never renamed. Micro-yen and counts of units are strings of digits, since
+they may exceed what every JSON reader holds exactly (2⁵³); whole yen are numbers.
 """
+
+from dataclasses import fields
 
 import rfc8785
 
@@ -43,13 +45,13 @@ def _text(text: str) -> str:
 
 
 def _party(party: Party) -> dict[str, str]:
-    fields = ("name", "registration_number", "hojin_bangou", "postal_code", "address", "country", "email", "bank_account")
-    return {field: _text(getattr(party, field)) for field in fields}
+    return {field.name: _text(getattr(party, field.name)) for field in fields(party)}
 
 
 def _tax(tax: TaxTotal) -> dict[str, int | bool]:
     return {
-        "tax_permille": tax.tax_permille, "reduced": tax.reduced, "taxable_yen": tax.taxable_yen, "tax_yen": tax.tax_yen,
+        "tax_permille": tax.tax_permille, "reduced": tax.reduced, "taxable_yen": tax.taxable_yen,
+        "tax_yen": tax.tax_yen,
     }  # fmt: skip
 
 

@@ -43,7 +43,7 @@ class _Group:
         return _Group(ElementTree.SubElement(self.element, f"{{{CAC}}}{name}"))
 
     def leaf(self, name: str, text: str, **attributes: str) -> None:
-        """A new value (`cbc:`) at the end; an empty one is left out, since the rules forbid empty elements (ibr-079)."""
+        """A new value (`cbc:`) at the end; an empty one is left out: the rules forbid empty elements (ibr-079)."""
         shown = " ".join(_NOT_XML.sub("", text).split())
         if shown:
             ElementTree.SubElement(self.element, f"{{{CBC}}}{name}", attributes).text = shown

@@ -65,7 +65,9 @@ ORDINARY = an_invoice(
     a_line(1, quantity=123_456_789, carried_in_micro_yen=400_000),
     a_line(2, token_kind="cached_input", quantity=45_000_000, unit_price=60),
     a_line(3, token_kind="output", quantity=23_456_789, unit_price=480),
-    a_line(4, kind="provisioned", token_kind="", model="sekisho-70b", quantity=720, unit="unit_hour", unit_price=900, per=1),
+    a_line(
+        4, kind="provisioned", token_kind="", model="sekisho-70b", quantity=720, unit="unit_hour", unit_price=900, per=1
+    ),
     a_line(5, kind="package", token_kind="", quantity=3, unit="package", unit_price=50_000, per=1),
     a_line(6, kind="commitment", token_kind="", quantity=1, unit="month", unit_price=12_345, per=1),
 )
@@ -100,6 +102,6 @@ CREDIT_NOTE = an_invoice(
     reason="10月14日の障害に伴う返金",
 )
 ALL = {
-    "ordinary": ORDINARY, "both_rates": BOTH_RATES, "prepaid": PREPAID, "zero": ZERO, "exempt": EXEMPT, "abroad": ABROAD, "long": LONG, "draft": DRAFT,
-    "credit_note": CREDIT_NOTE,
+    "ordinary": ORDINARY, "both_rates": BOTH_RATES, "prepaid": PREPAID, "zero": ZERO, "exempt": EXEMPT,
+    "abroad": ABROAD, "long": LONG, "draft": DRAFT, "credit_note": CREDIT_NOTE,
 }  # fmt: skip

@@ -1,7 +1,8 @@
 """Rules of JP PINT, each with the change to a valid document that breaks it and nothing but it.
 
-Ids and meaning are those of the published rules: PINT Billing (ibr-…), aligned and Japanese rules 1.1.3 (aligned-ibrp-…,
-aligned-ibr-jp-…). The checks are our own. A rule looks at the whole document and answers whether it holds.
+Ids and meaning are those of the published rules: PINT Billing (ibr-…), aligned and Japanese rules 1.1.3
+(aligned-ibrp-…, aligned-ibr-jp-…). The checks are our own. A rule looks at the whole document and answers whether it
+holds.
 """
 
 import re
@@ -232,7 +233,8 @@ SHARED = (
     required("ibr-026", LINE, "cac:Price/cbc:PriceAmount"),
     Rule("ibr-027", lambda root: all(number(line, "cac:Price/cbc:PriceAmount") >= 0 for line in find(root, LINE)),
          saying(f"{LINE}/cac:Price/cbc:PriceAmount", "-1"), on="credit_note"),
-    Rule("ibr-029", lambda root: text(root, "cac:InvoicePeriod/cbc:EndDate") >= text(root, "cac:InvoicePeriod/cbc:StartDate"),
+    Rule("ibr-029", lambda root: text(root, "cac:InvoicePeriod/cbc:EndDate")
+         >= text(root, "cac:InvoicePeriod/cbc:StartDate"),
          saying("cac:InvoicePeriod/cbc:EndDate", "2026-09-30")),
     required("ibr-049", "cac:PaymentMeans", "cbc:PaymentMeansCode"),
     Rule("ibr-053", tax_currency_has_its_total, with_tax_currency("USD")),
@@ -249,14 +251,14 @@ SHARED = (
     required("ibr-076", ".", "cbc:ProfileID"),
     Rule("ibr-077", lambda root: text(root, "cbc:TaxCurrencyCode") != text(root, "cbc:DocumentCurrencyCode"),
          with_tax_currency("JPY")),
-    Rule("ibr-079", lambda root: not [node for node in find(root, "//*") if len(node) == 0 and not (node.text or "").strip()],
+    Rule("ibr-079", lambda root: all(len(node) > 0 or (node.text or "").strip() for node in find(root, "//*")),
          saying(f"{SELLER}/cac:PostalAddress/cbc:StreetName", " ")),
     required("ibr-080", BUYER, "cbc:EndpointID"),
     required("ibr-081", SELLER, "cbc:EndpointID"),
     Rule("ibr-087", lambda root: all(Decimal(node.text) > 0 for node in find(root, "//cbc:BaseQuantity")),
          saying("//cbc:BaseQuantity", "0")),
-    Rule("ibr-088", lambda root: all(find(line, "cac:Price/cbc:BaseQuantity")[0].get("unitCode")
-                                     == find(line, "cbc:InvoicedQuantity")[0].get("unitCode") for line in find(root, LINE)),
+    Rule("ibr-088", lambda root: all(len({str(code) for code in find(line, ".//@unitCode")}) == 1
+                                     for line in find(root, LINE)),
          with_attribute("//cbc:BaseQuantity", "unitCode", "H87")),
     Rule("ibr-091", decimals(f"{TOTALS}/cbc:PayableAmount"), saying(f"{TOTALS}/cbc:PayableAmount", "1.234")),
     once("ibr-097", "cac:InvoicePeriod"),
@@ -267,7 +269,8 @@ SHARED = (
     Rule("ibr-123", decimals(f"{TOTALS}/cbc:TaxExclusiveAmount"), saying(f"{TOTALS}/cbc:TaxExclusiveAmount", "1.234")),
     Rule("ibr-124", decimals("cac:TaxTotal/cbc:TaxAmount"), saying("cac:TaxTotal/cbc:TaxAmount", "1.234")),
     Rule("ibr-125", decimals(f"{TOTALS}/cbc:TaxInclusiveAmount"), saying(f"{TOTALS}/cbc:TaxInclusiveAmount", "1.234")),
-    Rule("ibr-126", lambda root: {str(value) for value in find(root, "//@currencyID")} <= {text(root, "cbc:DocumentCurrencyCode")},
+    Rule("ibr-126", lambda root: {str(value) for value in find(root, "//@currencyID")}
+         == {text(root, "cbc:DocumentCurrencyCode")},
          with_attribute(f"{LINE}/cbc:LineExtensionAmount", "currencyID", "USD")),
     Rule("ibr-cl-01", among("cbc:InvoiceTypeCode", {"380"}), saying("cbc:InvoiceTypeCode", "381")),
     Rule("ibr-cl-03", among("//*[@currencyID]", CURRENCIES, "currencyID"),
@@ -311,7 +314,8 @@ SHARED = (
 SELLER_TAX = f"{SELLER}/cac:PartyTaxScheme[cac:TaxScheme/cbc:ID='VAT']/cbc:CompanyID"
 
 JAPANESE = (
-    Rule("aligned-ibrp-001-jp", lambda root: text(root, "cbc:CustomizationID").startswith("urn:peppol:pint:billing-1@jp-1"),
+    Rule("aligned-ibrp-001-jp",
+         lambda root: text(root, "cbc:CustomizationID").startswith("urn:peppol:pint:billing-1@jp-1"),
          saying("cbc:CustomizationID", "urn:peppol:pint:billing-1@my-1")),
     Rule("aligned-ibrp-002-jp", lambda root: text(root, "cbc:ProfileID") == "urn:peppol:bis:billing",
          saying("cbc:ProfileID", "urn:peppol:bis:selfbilling")),
@@ -335,29 +339,33 @@ JAPANESE = (
          _percent_of("G", f"{LINE}/cac:Item/cac:ClassifiedTaxCategory", "10"), on="abroad"),
     Rule("aligned-ibrp-g-09", zero_for("G", f"{TAXES}/cac:TaxCategory", "../cbc:TaxAmount"), _tax_of("G"), on="abroad"),
     once("aligned-ibrp-sr-12", SELLER_TAX),
-    Rule("aligned-ibrp-sr-13", at_most_once(f"{SELLER}/cac:PartyTaxScheme[cac:TaxScheme/cbc:ID!='VAT']"), _other_registrations),
+    Rule("aligned-ibrp-sr-13", at_most_once(f"{SELLER}/cac:PartyTaxScheme[cac:TaxScheme/cbc:ID!='VAT']"),
+         _other_registrations),
     Rule("aligned-ibr-jp-01", lambda root: re.fullmatch("T[0-9]{13}", text(root, SELLER_TAX)) is not None,
          saying(SELLER_TAX, "8700110005901")),
-    Rule("aligned-ibr-jp-03", lambda root: all(text(node, "cac:TaxScheme/cbc:ID") == "VAT" for node in find(root, CATEGORIES)),
+    Rule("aligned-ibr-jp-03", lambda root: all(text(node, "cac:TaxScheme/cbc:ID") == "VAT"
+                                              for node in find(root, CATEGORIES)),
          saying("//cac:ClassifiedTaxCategory/cac:TaxScheme/cbc:ID", "GST")),
     required("aligned-ibr-jp-04", f"{SELLER}", "cac:PartyTaxScheme/cbc:CompanyID"),
     Rule("aligned-ibr-jp-05", lambda root: text(root, "cbc:TaxCurrencyCode") in ("", "JPY"), with_tax_currency("EUR")),
-    Rule("aligned-ibr-jp-06", lambda root: not [node for node in find(root, f"{TAXES}/cbc:TaxAmount") if "." in node.text],
+    Rule("aligned-ibr-jp-06", lambda root: all("." not in node.text for node in find(root, f"{TAXES}/cbc:TaxAmount")),
          saying(f"{TAXES}/cbc:TaxAmount", "83911.0")),
     Rule("aligned-ibrp-cl-01-jp", lambda root: all(text(node, "cbc:ID") in {"AA", "E", "S", "G", "O"}
                                                   for node in find(root, CATEGORIES)),
          saying(f"{TAXES}/cac:TaxCategory/cbc:ID", "Z")),
-    Rule("aligned-ibrp-cl-02-jp", lambda root: text(root, "cbc:InvoiceTypeCode") == "380", saying("cbc:InvoiceTypeCode", "389")),
+    Rule("aligned-ibrp-cl-02-jp", lambda root: text(root, "cbc:InvoiceTypeCode") == "380",
+         saying("cbc:InvoiceTypeCode", "389")),
 )  # fmt: skip
 
 RULES = {rule.rule_id: rule for rule in (*SHARED, *JAPANESE)}
 
 NEVER_WRITTEN = (
-    "AllowanceCharge", "PayeeParty", "TaxRepresentativeParty", "Delivery", "CardAccount", "PaymentMandate", "PaymentTerms",
-    "PaymentID", "PrepaidPayment", "AdditionalDocumentReference", "DespatchDocumentReference", "ReceiptDocumentReference",
-    "OriginatorDocumentReference", "ContractDocumentReference", "ProjectReference", "OrderReference", "OrderLineReference",
-    "DespatchLineReference", "DocumentReference", "StandardItemIdentification", "CommodityClassification", "OriginCountry",
-    "EmbeddedDocumentBinaryObject", "TaxCurrencyCode", "TaxExemptionReason", "PartyIdentification", "PartyName",
-    "AddressLine", "TaxPointDate", "IssueTime", "PayableRoundingAmount", "TaxIncludedIndicator", "FinancialInstitutionBranch",
+    "AllowanceCharge", "PayeeParty", "TaxRepresentativeParty", "Delivery", "CardAccount", "PaymentMandate",
+    "PaymentTerms", "PaymentID", "PrepaidPayment", "AdditionalDocumentReference", "DespatchDocumentReference",
+    "ReceiptDocumentReference", "OriginatorDocumentReference", "ContractDocumentReference", "ProjectReference",
+    "OrderReference", "OrderLineReference", "DespatchLineReference", "DocumentReference",
+    "StandardItemIdentification", "CommodityClassification", "OriginCountry", "EmbeddedDocumentBinaryObject",
+    "TaxCurrencyCode", "TaxExemptionReason", "PartyIdentification", "PartyName", "AddressLine", "TaxPointDate",
+    "IssueTime", "PayableRoundingAmount", "TaxIncludedIndicator", "FinancialInstitutionBranch",
 )  # fmt: skip
 """Elements of JP PINT that our documents do not use: rules about them cannot be broken."""
