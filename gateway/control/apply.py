@@ -157,7 +157,8 @@ def _left(reconciliation: Reconciliation, book: Book, desired: Desired) -> Itera
         if entries is not None:
             yield from ((table.kind, table.object_id(row)) for row in _unnamed(reconciliation, table, book.all(table)))
     own = {tenant.tenant_id for tenant in desired.tenants or ()}
-    for table in (PROJECT, KEY, CLIENT, ISSUER, AGREEMENT):
+    agreements = (AGREEMENT,) if allows(reconciliation.work.actor.role, Permission.AGREEMENT_WRITE) else ()
+    for table in (PROJECT, KEY, CLIENT, ISSUER, *agreements):
         rows = [row for row in book.all(table) if row["tenant_id"] in own]
         for row in _unnamed(reconciliation, table, rows):
             if not superseded(reconciliation.work, book, row):

@@ -10,7 +10,6 @@ from zoneinfo import ZoneInfo
 from gateway.control.arguments import Parents, command, group, listing
 from gateway.control.billing_forms import Format
 from gateway.control.client import AdminClient, part
-from gateway.control.printed import PRINTERS
 from gateway.control.terminal import language, put, say, say_rows, warn
 
 _SEARCH = ("tenant", "period", "issued_from", "issued_to", "min_yen", "max_yen", "counterparty")
@@ -89,7 +88,7 @@ def _print(client: AdminClient, options: argparse.Namespace, path: str) -> int:
         else:
             options.out.write_text(text + "\n", encoding="utf-8")
         return 0
-    _save(client.file(path, format=options.format, lang=options.lang), options.out)
+    _save(client.file(path, format=options.format, lang=options.lang).body, options.out)
     return 0
 
 
@@ -139,7 +138,7 @@ def _export(client: AdminClient, options: argparse.Namespace) -> int:
         if any(getattr(options, name) is not None for name in _SEARCH):
             warn("sekisho: either a number or a search")
             return 2
-        _save(client.file(f"/invoices/{part(options.number)}", **asked), options.out)
+        _save(client.file(f"/invoices/{part(options.number)}", **asked).body, options.out)
         return 0
     if options.out is None:
         warn("sekisho: --out names the folder that the documents go to")
@@ -147,9 +146,9 @@ def _export(client: AdminClient, options: argparse.Namespace) -> int:
     rows = _found(client, options)
     options.out.mkdir(parents=True, exist_ok=True)
     for row in rows:
-        name = f"{row['number']}.{PRINTERS[options.format].ending}"
-        (options.out / name).write_bytes(client.file(f"/invoices/{part(row['number'])}", **asked))
-        say(name)
+        file = client.file(f"/invoices/{part(row['number'])}", **asked)
+        (options.out / file.name).write_bytes(file.body)
+        say(file.name)
     return 0
 
 

@@ -92,6 +92,7 @@ class Estate:
         document = licence_document(tenant, parties.issuer)
         envelope = await parties.sealed(document)
         issuer = {"issuer": f"https://{uuid4().hex}.example", "audience": "sekisho"}
+        in_force = an_agreement(effective_from="2026-01-01T00:00:00+09:00")  # so that there is something to invoice
         trust = trust_body(SigningKey.generate(), "licensee", tenant)
         return cls(
             parties, tenant, "p1", (await root.good("POST", f"{own}/keys", {"label": "app"}))["key_id"],
@@ -102,7 +103,7 @@ class Estate:
             (await root.good("POST", "/rate-cards", a_rate_card()))["rate_card_id"],
             (await root.good("POST", "/trust-keys", trust))["key_id"],
             (await root.good("POST", "/admin-keys", {"role": "auditor"}))["key_id"],
-            (await root.good("POST", f"{own}/agreements", an_agreement()))["agreement_id"],
+            (await root.good("POST", f"{own}/agreements", in_force))["agreement_id"],
             *await _invoiced(root, own),
         )  # fmt: skip
 
@@ -112,7 +113,7 @@ class Estate:
             "tenant_id": self.tenant, "project_id": self.project, "client_id": self.client,
             "issuer_id": self.billing_issuer if "billing-issuers" in route else self.issuer,
             "licence_id": self.licence, "upstream_id": self.upstream, "rate_card_id": self.rate_card,
-            "agreement_id": self.agreement, "period": "2027-01", "number": self.invoice,
+            "agreement_id": self.agreement, "period": "2026-02", "number": self.invoice,
             "key_id": self.trust_key if "trust" in route else self.admin_key if "admin" in route else self.key,
         }  # fmt: skip
         return route.format(**values)
