@@ -64,6 +64,9 @@ WITH given AS (
   SELECT * FROM json_to_recordset($1::json) AS g(request_id uuid, tenant_id text, state text, outcome text, code text,
     http_status smallint, finish_reason text, attempt smallint, usage json, source text, lines json,
     first_byte_at bigint, settled_at bigint, audit_record text) ORDER BY request_id
+), account AS (
+  SELECT b.tenant_id, b.closed_until FROM billing_account b WHERE b.tenant_id IN (SELECT tenant_id FROM given)
+  ORDER BY b.tenant_id FOR KEY SHARE
 ), done AS (
   UPDATE journal j SET state = g.state, outcome = g.outcome, code = g.code, http_status = g.http_status,
     finish_reason = g.finish_reason, attempt = g.attempt, usage_source = g.source,
@@ -71,17 +74,18 @@ WITH given AS (
       FROM json_array_elements(g.lines) l),
     prompt_tokens = (g.usage->>'prompt')::bigint, cached_tokens = (g.usage->>'cached')::bigint,
     completion_tokens = (g.usage->>'completion')::bigint, reasoning_tokens = (g.usage->>'reasoning')::bigint,
+    image_tokens = coalesce((g.usage->>'image')::bigint, 0), audio_tokens = coalesce((g.usage->>'audio')::bigint, 0),
     first_byte_at = coalesce(from_micros(g.first_byte_at), j.first_byte_at), settled_at = from_micros(g.settled_at),
-    booked_at = from_micros(g.settled_at)
-  FROM given g
+    booked_at = greatest(from_micros(g.settled_at), a.closed_until)
+  FROM given g LEFT JOIN account a ON a.tenant_id = g.tenant_id
   WHERE j.request_id = ANY (ARRAY(SELECT request_id FROM given)) AND j.request_id = g.request_id
     AND j.tenant_id = g.tenant_id AND j.settled_at IS NULL
-  RETURNING j.request_id, j.tenant_id, j.model, g.lines, g.settled_at, g.audit_record
+  RETURNING j.request_id, j.tenant_id, j.model, g.lines, j.booked_at, g.audit_record
 ), booked AS (
   INSERT INTO ledger_entry
     (request_id, line, account, tenant_id, kind, quantity, unit_price, debit, credit, booked_at)
   SELECT d.request_id, l.ordinality, side.account, d.tenant_id, l.line->>'kind', (l.line->>'quantity')::bigint,
-    (l.line->>'unit_price')::bigint, side.debit, side.credit, from_micros(d.settled_at)
+    (l.line->>'unit_price')::bigint, side.debit, side.credit, d.booked_at
   FROM done d
   CROSS JOIN LATERAL json_array_elements(d.lines) WITH ORDINALITY AS l(line, ordinality)
   CROSS JOIN LATERAL (SELECT (l.line->>'quantity')::bigint * (l.line->>'unit_price')::bigint AS amount) m

@@ -64,7 +64,7 @@ def due_on(last_day: date, issued_on: date, months: int) -> date:
     the document comes late (月末締め翌月末払い is one month)."""
     closed = max(last_day, issued_on.replace(day=1) - timedelta(days=1))
     count = closed.year * 12 + closed.month - 1 + months
-    return month_end(count // 12, count % 12 + 1)
+    return max(issued_on, month_end(count // 12, count % 12 + 1))
 
 
 def _parsed(name: str) -> tuple[int, int]:
