@@ -48,7 +48,8 @@ def text_of(invoice: Invoice, language: Language, number: int | None = None) -> 
 
 
 def picture_of(invoice: Invoice, language: Language) -> Image.Image:
-    return pdfium.PdfDocument(document(invoice, language))[0].render(scale=SCALE).to_pil().convert("L")
+    picture: Image.Image = pdfium.PdfDocument(document(invoice, language))[0].render(scale=SCALE).to_pil()
+    return picture.convert("L")
 
 
 def ink(invoice: Invoice, language: Language, wanted: str) -> list[float]:

@@ -1,5 +1,6 @@
 """JP PINT: every document is valid UBL 2.1 and keeps the rules; every rule notices when it is broken."""
 
+import re
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
@@ -52,6 +53,12 @@ def test_schema_refuses_elements_out_of_order() -> None:
 def test_elements_that_no_rule_here_looks_at_are_never_written() -> None:
     written = {etree.QName(node).localname for invoice in CLOSED.values() for node in parsed(invoice).iter()}
     assert not written & set(NEVER_WRITTEN)
+
+
+def test_rules_that_are_checked_are_those_that_the_document_names() -> None:
+    document = (Path(__file__).parents[3] / "docs" / "invoices.md").read_text(encoding="utf-8")
+    listed = document[document.index("- PINT Billing:") : document.index("**What could not be had**")]
+    assert set(re.findall(r"\b(?:aligned-)?ibrp?-[a-z0-9-]+", listed)) == set(RULES)
 
 
 def test_tax_stands_per_rate_with_its_category() -> None:
