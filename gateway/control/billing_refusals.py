@@ -14,7 +14,7 @@ def fault_of(refusal: BillingRefusal) -> Fault:
     if isinstance(refusal, BadTerms):
         return Fault("invalid_value", param=refusal.field, detail=refusal.detail)
     if isinstance(refusal, ExportRefused):
-        return Fault("export_refused", param=refusal.field or None, detail=f"{refusal.field}: {refusal.detail}")
+        return Fault("invoice_not_exportable", param=refusal.field or None, detail=f"{refusal.field}: {refusal.detail}")
     if refusal.code == "tenant_not_found":
         return not_found("tenant", "", refusal.field)
     if refusal.code == "invoice_not_found":

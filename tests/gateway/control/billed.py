@@ -42,7 +42,7 @@ class Billed:
         party = {"issuer_id": issuer, "name": name, "address": "名古屋市中区三の丸3-1-1", "postal_code": "460-0001",
                  "hojin_bangou": "7000012050002"}  # fmt: skip
         await admin.root.good("POST", f"/tenants/{tenant}/billing-party", party)
-        prices = {"input_price": 120, "cached_input_price": 60, "output_price": 480}
+        prices: dict[str, Any] = {"input_price": 120, "cached_input_price": 60, "output_price": 480}
         card = await admin.root.good("POST", "/rate-cards", a_rate_card(**prices))
         await _use(stores, tenant, card, requests)
         return cls(tenant, name, issuer, card["rate_card_id"], card["model"])

@@ -85,7 +85,7 @@ async def test_document_is_written_in_every_format(admin: Administration, billed
 
 async def test_draft_that_a_format_cannot_hold_is_refused_with_the_field(admin: Administration, billed: Billed) -> None:
     status, error = await admin.root.error("GET", path_of(billed, "preview"), params={"format": "pint"})
-    assert (status, error["code"]) == (422, "export_refused") and error["param"]
+    assert (status, error["code"]) == (422, "invoice_not_exportable") and error["param"]
 
 
 async def test_too_many_documents_at_once_are_put_off(

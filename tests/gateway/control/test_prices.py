@@ -18,7 +18,7 @@ TERMS: dict[str, Any] = {
     "off_peak": {"zone": "Asia/Tokyo", "begins": "22:00", "ends": "06:00",
                  "prices": {"input": 80, "cached_input": 40, "output": 300}},
 }  # fmt: skip
-PRICES = {"input_price": 120, "cached_input_price": 60, "output_price": 480}
+PRICES: dict[str, Any] = {"input_price": 120, "cached_input_price": 60, "output_price": 480}
 
 
 def soon(**ahead: float) -> str:
