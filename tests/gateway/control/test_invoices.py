@@ -143,6 +143,21 @@ async def test_search_that_finds_too_much_is_refused(
     assert (status, error["code"]) == (400, "too_many_rows")
 
 
+async def test_closing_seals_the_month_before_it_calculates(
+    admin: Administration, billed: Billed, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen = []
+
+    async def watched(connection: Any, *arguments: Any) -> Any:
+        seen.append(connection.is_in_transaction())  # within one, settlement would wait for the whole calculation
+        return await close(connection, *arguments)
+
+    close = invoices.service.close
+    monkeypatch.setattr(invoices.service, "close", watched)
+    await closed(admin, billed)
+    assert seen == [False]
+
+
 async def test_credit_note_gives_back_lines_and_then_the_rest_and_then_nothing(
     admin: Administration, billed: Billed
 ) -> None:
