@@ -8,7 +8,7 @@ from typing import Any
 from billing.usage import UsageQuery
 
 # A spreadsheet takes a cell that begins with one of these for a formula (OWASP, CSV injection).
-_FORMULA = ("=", "+", "-", "@", "\t", "\r")
+_FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n", "＝", "＋", "－", "＠")
 
 
 def usage_csv(query: UsageQuery, answer: Mapping[str, Any]) -> bytes:
@@ -24,4 +24,4 @@ def usage_csv(query: UsageQuery, answer: Mapping[str, Any]) -> bytes:
 
 
 def _cell(value: Any) -> Any:
-    return f"'{value}" if isinstance(value, str) and value.startswith(_FORMULA) else value
+    return f"'{value}" if isinstance(value, str) and value.lstrip(" 　").startswith(_FORMULA) else value

@@ -17,10 +17,12 @@ from gateway.faults import Fault
 
 
 class Granted:
-    """The dependency that lets through who has `permission`, with a transaction of theirs."""
+    """The dependency that lets through who has `permission`, with a transaction of theirs. Without `whole` the work is
+    no transaction: its steps are, and each stands when it is done."""
 
-    def __init__(self, permission: Permission) -> None:
+    def __init__(self, permission: Permission, *, whole: bool = True) -> None:
         self.permission = permission
+        self._whole = whole
 
     async def __call__(self, request: Request) -> AsyncIterator[Work]:
         """The work of the request; it is committed before the answer is sent."""
@@ -28,7 +30,8 @@ class Granted:
         plane: Plane = request.app.state.plane
         if not allows(caller.actor.role, self.permission):
             raise Fault("permission_denied", role=caller.actor.role, permission=self.permission)
-        async with plane.work(caller, writes=self.permission.writes) as work:
+        opened = plane.work(caller, writes=self.permission.writes) if self._whole else plane.steps(caller)
+        async with opened as work:
             tenant_id = request.path_params.get("tenant_id")
             if tenant_id is not None:
                 await work.get(TENANT, tenant_id)
@@ -56,6 +59,14 @@ UpstreamReader = Annotated[Work, Depends(Granted(_P.UPSTREAM_READ), scope="funct
 UpstreamWriter = Annotated[Work, Depends(Granted(_P.UPSTREAM_WRITE), scope="function")]
 RateCardReader = Annotated[Work, Depends(Granted(_P.RATE_CARD_READ), scope="function")]
 RateCardWriter = Annotated[Work, Depends(Granted(_P.RATE_CARD_WRITE), scope="function")]
+AgreementReader = Annotated[Work, Depends(Granted(_P.AGREEMENT_READ), scope="function")]
+AgreementWriter = Annotated[Work, Depends(Granted(_P.AGREEMENT_WRITE), scope="function")]
+BillingIssuerReader = Annotated[Work, Depends(Granted(_P.BILLING_ISSUER_READ), scope="function")]
+BillingIssuerWriter = Annotated[Work, Depends(Granted(_P.BILLING_ISSUER_WRITE), scope="function")]
+InvoiceReader = Annotated[Work, Depends(Granted(_P.INVOICE_READ), scope="function")]
+# Settlement waits for the first step of a closing, so that step must not wait for the others.
+InvoiceCloser = Annotated[Work, Depends(Granted(_P.INVOICE_CLOSE, whole=False), scope="function")]
+InvoiceCreditor = Annotated[Work, Depends(Granted(_P.INVOICE_CREDIT), scope="function")]
 AdminKeyReader = Annotated[Work, Depends(Granted(_P.ADMIN_KEY_READ), scope="function")]
 AdminKeyWriter = Annotated[Work, Depends(Granted(_P.ADMIN_KEY_WRITE), scope="function")]
 WebhookReader = Annotated[Work, Depends(Granted(_P.WEBHOOK_READ), scope="function")]

@@ -180,18 +180,6 @@ class Upstream(Answer):
     retired_at: str | None
 
 
-class RateCard(Answer):
-    """Prices of a model."""
-
-    rate_card_id: str
-    model: str
-    effective_from: str
-    effective_to: str | None
-    input_price: int
-    cached_input_price: int
-    output_price: int
-
-
 class Webhook(Answer):
     """A webhook without its secret. `events` null: all; after `old_secret_until` only the newest secret signs."""
 

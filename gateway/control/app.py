@@ -12,12 +12,19 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import ASGIApp
 
+from billing.exports.refused import ExportRefused
+from billing.invoices.refused import InvoiceRefused
+from billing.prices import BadTerms
 from gateway.control import (
     admin_keys,
+    agreements,
+    billing_issuers,
     clients,
     code,
+    invoices,
     keys,
     licences,
+    rate_cards,
     reading,
     simulation,
     tenants,
@@ -26,6 +33,7 @@ from gateway.control import (
     usage,
     webhooks,
 )
+from gateway.control.billing_refusals import BillingRefusal, fault_of
 from gateway.control.door import Door, language_in, rendered
 from gateway.control.plane import Plane, pool_of
 from gateway.control.refusals import Problems, Refusal, first_invalid
@@ -41,7 +49,8 @@ from gateway.tenancy.keystore import KeyFiles
 
 PREFIX = "/admin/v1"
 _PARTS = (
-    tenants, keys, clients, simulation, licences, trust, upstreams, webhooks, admin_keys, code, usage, reading,
+    tenants, keys, clients, simulation, licences, trust, upstreams, webhooks, rate_cards, agreements, billing_issuers,
+    invoices, admin_keys, code, usage, reading,
 )  # fmt: skip
 
 
@@ -66,6 +75,7 @@ def inner_app(plane: Plane) -> FastAPI:
         redirect_slashes=False,
         exception_handlers={
             Fault: _refused, Finding: _refused, Problems: _refused, RequestValidationError: _unreadable,
+            InvoiceRefused: _billing_refused, ExportRefused: _billing_refused, BadTerms: _billing_refused,
             HTTPException: _unrouted, Exception: _failed,
         },
     )  # fmt: skip
@@ -90,6 +100,11 @@ def _answer(request: Request, refusal: Refusal) -> Response:
 
 async def _refused(request: Request, error: Any) -> Response:
     return _answer(request, error)
+
+
+async def _billing_refused(request: Request, error: Any) -> Response:
+    refusal: BillingRefusal = error
+    return _answer(request, fault_of(refusal))
 
 
 async def _unreadable(request: Request, error: Any) -> Response:

@@ -8,22 +8,37 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from gateway.control.agreements import check_terms
 from gateway.control.apply_credentials import CredentialEntries, credential_name, superseded
 from gateway.control.apply_licences import LicenceEntries
 from gateway.control.audit import Source
+from gateway.control.billing_forms import NewAgreement, NewRateCard
 from gateway.control.book_store import Book
 from gateway.control.desired import Desired, DesiredTenant
 from gateway.control.plan import Change
+from gateway.control.rate_cards import check_end, check_new_card
 from gateway.control.reconcile import RETIREMENT, Reconciliation
 from gateway.control.refusals import Problem, not_found
 from gateway.control.roles import Permission, allows
 from gateway.control.store import Row
-from gateway.control.tables import CLIENT, ISSUER, KEY, LICENCE, PROJECT, RATE_CARD, TENANT, TRUST_KEY, UPSTREAM, Table
+from gateway.control.tables import (
+    AGREEMENT,
+    CLIENT,
+    ISSUER,
+    KEY,
+    LICENCE,
+    PROJECT,
+    RATE_CARD,
+    TENANT,
+    TRUST_KEY,
+    UPSTREAM,
+    Table,
+)
 from gateway.control.trust import trust_values
 from gateway.control.work import Work
 from gateway.faults import Fault
 
-_OWN = {"projects", "keys", "clients", "issuers", "licences"}
+_OWN = {"projects", "keys", "clients", "issuers", "licences", "agreements"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +64,7 @@ async def apply(work: Work, book: Book, desired: Desired) -> Applied:
             there.append((path, tenant))
             await _projects(reconciliation, book, path, tenant)
             await credentials.run(path, tenant)
+            await _agreements(reconciliation, book, path, tenant)
     await LicenceEntries(reconciliation, book).run(there)
     await _upstreams(reconciliation, book, desired)
     await _rate_cards(reconciliation, book, desired)
@@ -72,6 +88,23 @@ async def _projects(reconciliation: Reconciliation, book: Book, path: str, tenan
         row = book.find(PROJECT, tenant.tenant_id, project.project_id)
         step = reconciliation.entry(PROJECT, row, values, PROJECT.object_id(values))
         await reconciliation.attempt(f"{path}.projects[{number}]", step)
+
+
+async def _agreements(reconciliation: Reconciliation, book: Book, path: str, tenant: DesiredTenant) -> None:
+    if not tenant.agreements or not reconciliation.permit(f"{path}.agreements", Permission.AGREEMENT_WRITE):
+        return
+    for number, agreement in enumerate(tenant.agreements):
+        step = _agreement(reconciliation, book, tenant.tenant_id, agreement)
+        await reconciliation.attempt(f"{path}.agreements[{number}]", step)
+
+
+async def _agreement(reconciliation: Reconciliation, book: Book, tenant_id: str, agreement: NewAgreement) -> None:
+    row = book.find(AGREEMENT, agreement.agreement_id)
+    check_terms(tenant_id, agreement)
+    if row is not None:
+        check_end(reconciliation.work, row, agreement.effective_to)
+    values = {"tenant_id": tenant_id, **agreement.model_dump()}
+    await reconciliation.entry(AGREEMENT, row, values, agreement.agreement_id)
 
 
 async def _trust_keys(reconciliation: Reconciliation, book: Book, desired: Desired) -> None:
@@ -100,9 +133,17 @@ async def _rate_cards(reconciliation: Reconciliation, book: Book, desired: Desir
     if desired.rate_cards is None or not reconciliation.permit("rate_cards", Permission.RATE_CARD_WRITE):
         return
     for number, card in enumerate(desired.rate_cards):
-        row = book.find(RATE_CARD, card.rate_card_id)
-        step = reconciliation.entry(RATE_CARD, row, card.model_dump(), card.rate_card_id)
-        await reconciliation.attempt(f"rate_cards[{number}]", step)
+        await reconciliation.attempt(f"rate_cards[{number}]", _rate_card(reconciliation, book, card))
+
+
+async def _rate_card(reconciliation: Reconciliation, book: Book, card: NewRateCard) -> None:
+    row = book.find(RATE_CARD, card.rate_card_id)
+    if row is None:
+        # Those of the same application have not been in force: the history of a model may come with one.
+        await check_new_card(reconciliation.work, card, book.all(RATE_CARD))
+    else:
+        check_end(reconciliation.work, row, card.effective_to)
+    await reconciliation.entry(RATE_CARD, row, card.model_dump(), card.rate_card_id)
 
 
 def _left(reconciliation: Reconciliation, book: Book, desired: Desired) -> Iterator[tuple[str, str]]:
@@ -116,13 +157,18 @@ def _left(reconciliation: Reconciliation, book: Book, desired: Desired) -> Itera
         if entries is not None:
             yield from ((table.kind, table.object_id(row)) for row in _unnamed(reconciliation, table, book.all(table)))
     own = {tenant.tenant_id for tenant in desired.tenants or ()}
-    for table in (PROJECT, KEY, CLIENT, ISSUER):
+    agreements = (AGREEMENT,) if allows(reconciliation.work.actor.role, Permission.AGREEMENT_WRITE) else ()
+    for table in (PROJECT, KEY, CLIENT, ISSUER, *agreements):
         rows = [row for row in book.all(table) if row["tenant_id"] in own]
         for row in _unnamed(reconciliation, table, rows):
             if not superseded(reconciliation.work, book, row):
-                yield table.kind, PROJECT.object_id(row) if table is PROJECT else credential_name(table, row)
+                yield table.kind, _name(table, row)
     licences = [row for row in book.licences.values() if row["tenant_id"] in own and row["envelope"] is not None]
     yield from ((LICENCE.kind, row["licence_id"]) for row in _unnamed(reconciliation, LICENCE, licences))
+
+
+def _name(table: Table, row: Row) -> str:
+    return table.object_id(row) if table in (PROJECT, AGREEMENT) else credential_name(table, row)
 
 
 def _unnamed(reconciliation: Reconciliation, table: Table, rows: Any) -> Iterator[Row]:

@@ -35,6 +35,8 @@ class Action(StrEnum):
     ROTATE = "rotate"
     REVOKE = "revoke"
     RETIRE = "retire"
+    CLOSE = "close"
+    CREDIT = "credit"
 
 
 @dataclass(frozen=True, slots=True)

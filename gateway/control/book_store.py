@@ -9,6 +9,7 @@ from gateway.control.licence_store import newest_rows
 from gateway.control.principal import Reach
 from gateway.control.store import Row
 from gateway.control.tables import (
+    AGREEMENT,
     CLIENT,
     ISSUER,
     KEY,
@@ -52,7 +53,7 @@ async def read_book(connection: Any, reach: Reach) -> Book:
     """Everything within reach."""
     rows: dict[str, dict[tuple[Any, ...], Row]] = {}
     own: dict[tuple[str, str], list[Row]] = {}
-    for table in (TENANT, PROJECT, KEY, CLIENT, ISSUER, TRUST_KEY, UPSTREAM, RATE_CARD):
+    for table in (TENANT, PROJECT, KEY, CLIENT, ISSUER, TRUST_KEY, UPSTREAM, RATE_CARD, AGREEMENT):
         found = await store.page(connection, table, Page(limit=_ROWS_MAX), reach)
         rows[table.name] = {tuple(row[column] for column in table.key): row for row in found}
         for row in found if table.scoped else ():

@@ -10,6 +10,7 @@ import json
 import os
 import re
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 from urllib.parse import SplitResult, quote, urlencode, urlsplit
@@ -19,6 +20,7 @@ from gateway.faults import Language
 ANSWER_S_MAX = 60.0
 ANSWER_BYTES_MAX = 256 * 1024 * 1024
 REQUEST_BYTES_MAX = 2 * 1024 * 1024  # what the plane takes
+_FILE_NAME = re.compile(r'filename="([A-Za-z0-9-][A-Za-z0-9.-]{0,199})"')
 _PRINTABLE = re.compile(r"[!-~]+")
 
 
@@ -38,6 +40,14 @@ class Refused(Exception):
     def code(self) -> str:
         """The stable code."""
         return str(self.error.get("code", "internal"))
+
+
+@dataclass(frozen=True, slots=True)
+class File:
+    """An answer that is meant to be saved; `name` is '' or the name of a file, without folders."""
+
+    body: bytes
+    name: str
 
 
 class AdminClient:
@@ -61,11 +71,11 @@ class AdminClient:
         """The answer to `PATCH`. Raises `Refused` or `Unreachable`."""
         return self._ask("PATCH", path, body)
 
-    def file(self, path: str, **query: object) -> bytes:
-        """The bytes of an answer that is a file. Raises `Refused` or `Unreachable`."""
-        status, answer = self._send("GET", _asking(path, query), None)
+    def file(self, path: str, **query: object) -> "File":
+        """An answer that is a file. Raises `Refused` or `Unreachable`."""
+        status, answer, disposition = self._send("GET", _asking(path, query), None)
         if 200 <= status < 300:
-            return answer
+            return File(answer, _name_in(disposition))
         raise _error(status, answer, self._parts.geturl())
 
     def delete(self, path: str) -> Any:
@@ -83,9 +93,10 @@ class AdminClient:
                 return
 
     def _ask(self, method: str, path: str, body: Mapping[str, Any] | None) -> Any:
-        return _read(*self._send(method, path, body), self._parts.geturl())
+        status, answer, _ = self._send(method, path, body)
+        return _read(status, answer, self._parts.geturl())
 
-    def _send(self, method: str, path: str, body: Mapping[str, Any] | None) -> tuple[int, bytes]:
+    def _send(self, method: str, path: str, body: Mapping[str, Any] | None) -> tuple[int, bytes, str]:
         headers = dict(self._headers)
         payload = None
         if body is not None:
@@ -97,7 +108,7 @@ class AdminClient:
         try:
             connection.request(method, self._parts.path.rstrip("/") + path, payload, headers)
             response = connection.getresponse()
-            return response.status, response.read(ANSWER_BYTES_MAX)
+            return response.status, response.read(ANSWER_BYTES_MAX), response.getheader("content-disposition", "")
         except (OSError, UnicodeError, http.client.HTTPException) as error:
             raise Unreachable(f"the admin plane at {self._parts.geturl()} does not answer: {error!r}") from error
         finally:
@@ -107,6 +118,11 @@ class AdminClient:
         kind = http.client.HTTPSConnection if self._parts.scheme == "https" else http.client.HTTPConnection
         assert self._parts.hostname is not None
         return kind(self._parts.hostname, self._parts.port, timeout=ANSWER_S_MAX)
+
+
+def _name_in(disposition: str) -> str:
+    found = _FILE_NAME.search(disposition)
+    return "" if found is None else found[1]
 
 
 def _asking(path: str, query: Mapping[str, object]) -> str:

@@ -7,6 +7,7 @@ from typing import Any
 from gateway.control import (
     code_commands,
     credential_commands,
+    invoice_commands,
     licence_commands,
     tenant_commands,
     usage_command,
@@ -19,6 +20,7 @@ def register(commands: Any, licence: Any, parents: Sequence[argparse.ArgumentPar
     """Add the commands; `licence` are the subparsers of `sekisho licence`."""
     parents = [*parents, asking_options()]
     usage_command.register(commands, parents)
+    invoice_commands.register(commands, parents)
     code_commands.register(commands, parents)
     tenant_commands.register(commands, parents)
     credential_commands.register(commands, parents)

@@ -10,8 +10,9 @@ from typing import Literal
 from pydantic import Field, model_validator
 
 from gateway.control import fields as f
+from gateway.control.billing_forms import NewAgreement, NewRateCard
 from gateway.control.credential_forms import AccessFields, NewClient, NewIssuer
-from gateway.control.forms import ENVELOPE_CHARS_MAX, Form, NewProject, NewRateCard, NewTenant, NewTrustKey, NewUpstream
+from gateway.control.forms import ENVELOPE_CHARS_MAX, Form, NewProject, NewTenant, NewTrustKey, NewUpstream
 from gateway.control.refusals import Problem
 from gateway.faults import Fault
 
@@ -62,6 +63,7 @@ class DesiredTenant(NewTenant):
     clients: list[DesiredClient] = Field(default_factory=list, max_length=ENTRIES_MAX)
     issuers: list[DesiredIssuer] = Field(default_factory=list, max_length=ENTRIES_MAX)
     licences: list[DesiredLicence] = Field(default_factory=list, max_length=ENTRIES_MAX)
+    agreements: list[NewAgreement] = Field(default_factory=list, max_length=ENTRIES_MAX)
 
 
 class DesiredTrustKey(NewTrustKey):
@@ -112,17 +114,24 @@ def _names(desired: Desired) -> Iterator[tuple[str, tuple[str, ...]]]:
         if owner in owners:
             continue  # said once already, and what it has would be said again and again
         owners.add(owner)
-        for place, project in enumerate(tenant.projects):
-            yield f"{here}.projects[{place}].project_id", ("project", owner, project.project_id)
-        for place, key in enumerate(tenant.keys):
-            yield f"{here}.keys[{place}].label", ("key", owner, key.key_id or key.label)
-        for place, client in enumerate(tenant.clients):
-            yield f"{here}.clients[{place}].label", ("client", owner, client.client_id or client.label)
-        for place, issuer in enumerate(tenant.issuers):
-            yield f"{here}.issuers[{place}].issuer", ("issuer", issuer.issuer)
+        yield from _names_within(here, tenant)
     for number, trust_key in enumerate(desired.trust_keys or ()):
         yield f"trust_keys[{number}].public_key", ("trust_key", trust_key.public_key)
     for number, upstream in enumerate(desired.upstreams or ()):
         yield f"upstreams[{number}].upstream_id", ("upstream", upstream.upstream_id)
     for number, card in enumerate(desired.rate_cards or ()):
         yield f"rate_cards[{number}].rate_card_id", ("rate_card", card.rate_card_id)
+
+
+def _names_within(here: str, tenant: DesiredTenant) -> Iterator[tuple[str, tuple[str, ...]]]:
+    owner = tenant.tenant_id
+    for place, project in enumerate(tenant.projects):
+        yield f"{here}.projects[{place}].project_id", ("project", owner, project.project_id)
+    for place, key in enumerate(tenant.keys):
+        yield f"{here}.keys[{place}].label", ("key", owner, key.key_id or key.label)
+    for place, client in enumerate(tenant.clients):
+        yield f"{here}.clients[{place}].label", ("client", owner, client.client_id or client.label)
+    for place, issuer in enumerate(tenant.issuers):
+        yield f"{here}.issuers[{place}].issuer", ("issuer", issuer.issuer)
+    for place, agreement in enumerate(tenant.agreements):
+        yield f"{here}.agreements[{place}].agreement_id", ("agreement", agreement.agreement_id)

@@ -7,12 +7,24 @@ from typing import Any
 from pydantic.fields import FieldInfo
 
 from gateway.control.apply_credentials import superseded
+from gateway.control.billing_forms import NewAgreement, NewRateCard
 from gateway.control.book_store import Book
 from gateway.control.desired import DesiredClient, DesiredIssuer, DesiredKey, DesiredTrustKey, DesiredUpstream
-from gateway.control.forms import Form, NewProject, NewRateCard, NewTenant
+from gateway.control.forms import Form, NewProject, NewTenant
 from gateway.control.roles import Permission, allows
 from gateway.control.store import Row
-from gateway.control.tables import CLIENT, ISSUER, KEY, PROJECT, RATE_CARD, TENANT, TRUST_KEY, UPSTREAM, Table
+from gateway.control.tables import (
+    AGREEMENT,
+    CLIENT,
+    ISSUER,
+    KEY,
+    PROJECT,
+    RATE_CARD,
+    TENANT,
+    TRUST_KEY,
+    UPSTREAM,
+    Table,
+)
 from gateway.control.work import Work
 
 
@@ -46,6 +58,8 @@ def _tenant(work: Work, book: Book, row: Row) -> dict[str, Any]:
             if licence["tenant_id"] == tenant_id and licence["envelope"] is not None
         ],
     }
+    if allows(work.actor.role, Permission.AGREEMENT_WRITE):
+        parts["agreements"] = [_entry(NewAgreement, agreement) for agreement in book.of(AGREEMENT, tenant_id)]
     return {**_entry(NewTenant, row), **{name: entries for name, entries in parts.items() if entries}}
 
 

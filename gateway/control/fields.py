@@ -6,7 +6,7 @@ import ipaddress
 import json
 import re
 from collections.abc import Hashable
-from datetime import datetime
+from datetime import date, datetime
 from typing import Annotated, Any, Literal, TypeVar
 from urllib.parse import urlsplit
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
@@ -14,6 +14,7 @@ from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 import msgspec
 from pydantic import AfterValidator, AwareDatetime, BeforeValidator, Field, StringConstraints
 
+from billing.invoices.registration import is_registration_number
 from billing.types import Outcome
 from billing.usage import GROUPS
 from gateway.control.jwks import checked_jwks
@@ -27,6 +28,7 @@ LIST_MAX = 256
 SUPPLY_CHAIN_BYTES_MAX = 16 * 1024
 YEAR_MIN, YEAR_MAX = 1970, 9998  # beyond, a time may have no form in UTC
 MODALITIES = ("image", "text")
+_DAY = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}")
 _HOST = re.compile(r"[A-Za-z0-9._-]{1,253}|[0-9A-Fa-f:.]{2,45}")
 _T = TypeVar("_T", bound=Hashable)
 
@@ -64,6 +66,13 @@ def _bounded(at: datetime) -> datetime:
 def in_zone(at: datetime | None, zone: ZoneInfo) -> datetime | None:
     """A time of the zone where it names no offset."""
     return at if at is None or at.tzinfo is not None else at.replace(tzinfo=zone)
+
+
+def _day(value: Any) -> Any:
+    """RFC 3339's full-date only: Pydantic would also take numbers and times."""
+    if not isinstance(value, str) or _DAY.fullmatch(value) is None:
+        raise ValueError("a day such as 2026-11-30")
+    return value
 
 
 def _groups(text: str) -> str:
@@ -165,6 +174,12 @@ def _public_key(text: str) -> str:
     return text
 
 
+def _registration(text: str) -> str:
+    if not is_registration_number(text):
+        raise ValueError("T and 13 digits, the first of which is the right check digit")
+    return text
+
+
 def _printable(text: str) -> str:
     if not text.isprintable():
         raise ValueError("printable characters only")
@@ -183,10 +198,16 @@ ModelVersion = Annotated[str, StringConstraints(pattern=r"^[0-9]{1,9}(\.[0-9]{1,
 Site = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
 Text = Annotated[str, StringConstraints(max_length=200), AfterValidator(_printable)]
 Label = Text
+Family = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9._:-]{1,64}$")]
+Month = Annotated[str, StringConstraints(pattern=r"^20[0-9]{2}-(0[1-9]|1[0-2])$")]
+Terms = Annotated[dict[str, Any], AfterValidator(_plain), AfterValidator(_bounded_json)]
+Yen = Annotated[int, Field(strict=True, ge=0, le=10**15)]
+RegistrationNumber = Annotated[str, StringConstraints(max_length=20), AfterValidator(_registration)]
 Name = Annotated[Text, StringConstraints(min_length=1)]
 HojinBangou = Annotated[str, StringConstraints(pattern=r"^([0-9]{13})?$")]
 Zone = Annotated[str, StringConstraints(max_length=64), AfterValidator(_zone)]
 Time = Annotated[AwareDatetime, BeforeValidator(_text_only), AfterValidator(_bounded)]
+Day = Annotated[date, BeforeValidator(_day)]
 LocalTime = Annotated[datetime, BeforeValidator(_local)]
 UsageOutcome = Annotated[str, AfterValidator(_outcome)]
 Groups = Annotated[str, StringConstraints(max_length=100), AfterValidator(_groups)]

@@ -1,6 +1,5 @@
 """The bodies that the admin plane takes. Unknown fields are refused; a field that is left out of a change stays."""
 
-from datetime import datetime
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator
@@ -157,29 +156,3 @@ class UpstreamChange(Form):
     accelerator: f.Text = STAYS
     supply_chain: f.SupplyChain = STAYS
     profile: f.ProfileFields = STAYS
-
-
-class NewRateCard(Form):
-    """Prices of a model in yen per 1M tokens, for [`effective_from`, `effective_to`)."""
-
-    rate_card_id: f.ObjectId
-    model: f.ModelName
-    effective_from: f.Time
-    effective_to: f.Time | None = None
-    input_price: f.Count
-    cached_input_price: f.Count
-    output_price: f.Count
-
-    @field_validator("effective_to")
-    @classmethod
-    def _is_later(cls, end: datetime | None, info: ValidationInfo) -> datetime | None:
-        start = info.data.get("effective_from")
-        if end is not None and start is not None and end <= start:
-            raise ValueError("later than effective_from")
-        return end
-
-
-class RateCardChange(Form):
-    """The end of a rate card. Prices never change: what was charged names its card."""
-
-    effective_to: f.Time | None

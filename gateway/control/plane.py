@@ -64,6 +64,13 @@ class Plane:
                 yield Work(connection, caller.actor, now, caller.request_id, self.peppers.current, self.tenant_keys)
 
     @asynccontextmanager
+    async def steps(self, caller: Caller) -> AsyncIterator[Work]:
+        """Work of `caller` that is no transaction: whoever does it opens one for each of its steps."""
+        async with self._connection() as connection:
+            now = await authenticate_again(connection, caller.actor)
+            yield Work(connection, caller.actor, now, caller.request_id, self.peppers.current)
+
+    @asynccontextmanager
     async def _connection(self) -> AsyncIterator[Any]:
         try:
             async with self.pool.acquire(timeout=ACQUIRE_S_MAX) as connection:

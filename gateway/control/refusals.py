@@ -153,6 +153,9 @@ def violation(error: asyncpg.PostgresError, kind: str, name: str) -> Fault:
         return Fault("already_exists", kind=kind, name=name, internal=repr(error))
     if isinstance(error, asyncpg.ForeignKeyViolationError):
         return Fault("invalid_value", param="project_id", detail="no project of this tenant", internal=repr(error))
+    if isinstance(error, asyncpg.RestrictViolationError):
+        detail = "nothing begins or ends before the end of the tenant's last closed month"
+        return Fault("period_closed", detail=detail, internal=repr(error))
     if isinstance(error, asyncpg.IntegrityConstraintViolationError | asyncpg.DataError):
         detail = f"the book does not take this {kind}"
         return Fault("invalid_value", param=WHOLE, detail=detail, internal=repr(error))

@@ -37,6 +37,13 @@ class Permission(StrEnum):
     UPSTREAM_WRITE = "upstream:write"
     RATE_CARD_READ = "rate_card:read"
     RATE_CARD_WRITE = "rate_card:write"
+    AGREEMENT_READ = "agreement:read"
+    AGREEMENT_WRITE = "agreement:write"
+    BILLING_ISSUER_READ = "billing_issuer:read"
+    BILLING_ISSUER_WRITE = "billing_issuer:write"
+    INVOICE_READ = "invoice:read"
+    INVOICE_CLOSE = "invoice:close"
+    INVOICE_CREDIT = "invoice:credit"
     ADMIN_KEY_READ = "admin_key:read"
     ADMIN_KEY_WRITE = "admin_key:write"
     WEBHOOK_READ = "webhook:read"
@@ -63,7 +70,8 @@ GRANTED: Mapping[Role, frozenset[Permission]] = {
     Role.SI_ENGINEER: _EVERYBODY
     | {
         _P.TENANT_UPDATE, _P.PROJECT_WRITE, _P.CREDENTIAL_READ, _P.CREDENTIAL_WRITE, _P.LICENCE_SUBMIT,
-        _P.LICENCE_SIMULATE, _P.RATE_CARD_READ, _P.WEBHOOK_READ, _P.WEBHOOK_WRITE, _P.USAGE_READ, _P.PLAN, _P.APPLY,
+        _P.LICENCE_SIMULATE, _P.RATE_CARD_READ, _P.AGREEMENT_READ, _P.INVOICE_READ, _P.WEBHOOK_READ, _P.WEBHOOK_WRITE,
+        _P.USAGE_READ, _P.PLAN, _P.APPLY,
     },
     # Puts contracts into force and ends them, and does not configure what runs under them.
     Role.APPROVER: _EVERYBODY
@@ -71,7 +79,12 @@ GRANTED: Mapping[Role, frozenset[Permission]] = {
         _P.CREDENTIAL_READ, _P.LICENCE_SUBMIT, _P.LICENCE_REVOKE, _P.LICENCE_SIMULATE, _P.TRUST_READ,
         _P.UPSTREAM_READ, _P.RATE_CARD_READ, _P.USAGE_READ,
     },
-    Role.BILLING: _EVERYBODY | {_P.RATE_CARD_READ, _P.RATE_CARD_WRITE, _P.USAGE_READ},
+    # Prices, agreements and documents, and nothing that decides who may use what.
+    Role.BILLING: _EVERYBODY
+    | {
+        _P.RATE_CARD_READ, _P.RATE_CARD_WRITE, _P.AGREEMENT_READ, _P.AGREEMENT_WRITE, _P.BILLING_ISSUER_READ,
+        _P.BILLING_ISSUER_WRITE, _P.INVOICE_READ, _P.INVOICE_CLOSE, _P.INVOICE_CREDIT, _P.USAGE_READ,
+    },
     # Sees everything and changes nothing.
     Role.AUDITOR: _READING,
 }  # fmt: skip

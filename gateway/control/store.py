@@ -84,6 +84,8 @@ def outside(kind: ColumnKind, value: Any) -> Any:
 
 
 def _reach(table: Table) -> str:
+    if table.shared:
+        return f"(tenant_id IS NULL OR {_IN_REACH})"
     return _IN_REACH if table.scoped else "($1::text[] IS NULL OR true)"
 
 

@@ -12,7 +12,8 @@ ColumnKind = Literal["text", "int", "list", "time", "json", "base64", "raw"]
 class Table:
     """`kind` is what the table's rows are called outside, `key` its primary key. `secret` columns are written and never
     read; `digested` ones appear in audit records as a digest only; `fixed` ones never change once they are written.
-    `scoped`: its rows belong to tenants (`tenant_id`). `unique` is a column that no two rows share, besides the key."""
+    `scoped`: its rows belong to tenants (`tenant_id`); `shared`: so do some of them, and the others to everybody.
+    `unique` is a column that no two rows share, besides the key."""
 
     name: str
     kind: str
@@ -22,6 +23,7 @@ class Table:
     digested: frozenset[str] = frozenset()
     fixed: frozenset[str] = frozenset()
     scoped: bool = False
+    shared: bool = False
     unique: str = ""
 
     def object_id(self, row: Mapping[str, object]) -> str:
@@ -88,12 +90,46 @@ UPSTREAM = Table(
 )  # fmt: skip
 RATE_CARD = Table(
     "rate_card", "rate_card", ("rate_card_id",),
-    {"rate_card_id": "text", "model": "text", "effective_from": "time", "effective_to": "time", "input_price": "int",
-     "cached_input_price": "int", "output_price": "int"},
+    {"rate_card_id": "text", "model": "text", "family": "text", "tenant_id": "text", "effective_from": "time",
+     "effective_to": "time", "input_price": "int", "cached_input_price": "int", "output_price": "int", "terms": "json"},
     # What was charged names its card: another price is another card.
     fixed=frozenset(
-        {"rate_card_id", "model", "effective_from", "input_price", "cached_input_price", "output_price"}
+        {"rate_card_id", "model", "family", "tenant_id", "effective_from", "input_price", "cached_input_price",
+         "output_price", "terms"}
     ),
+    shared=True,
+)  # fmt: skip
+AGREEMENT = Table(
+    "billing_agreement", "agreement", ("agreement_id",),
+    {"agreement_id": "text", "tenant_id": "text", "effective_from": "time", "effective_to": "time", "terms": "json",
+     "created_at": "time"},
+    fixed=frozenset({"agreement_id", "tenant_id", "effective_from", "terms"}), scoped=True,
+)  # fmt: skip
+CREDIT = Table(
+    "prepaid_credit", "prepaid_credit", ("credit_id",),
+    {"credit_id": "text", "tenant_id": "text", "yen": "int", "effective_from": "time", "expires_at": "time",
+     "note": "text", "created_at": "time"},
+    scoped=True,
+)  # fmt: skip
+_ADDRESS: dict[str, ColumnKind] = {
+    "name": "text", "hojin_bangou": "text", "postal_code": "text", "address": "text", "country": "text",
+    "email": "text",
+}  # fmt: skip
+BILLING_ISSUER = Table(
+    "billing_issuer", "billing_issuer", ("issuer_id",),
+    {"issuer_id": "text", **_ADDRESS, "registration_number": "text", "bank_account": "text", "number_prefix": "text",
+     "year_begins": "int", "due_months": "int"},
+    fixed=frozenset({"issuer_id"}), unique="number_prefix",
+)  # fmt: skip
+BILLING_PARTY = Table(
+    "billing_party", "billing_party", ("tenant_id",),
+    {"tenant_id": "text", "issuer_id": "text", **_ADDRESS}, fixed=frozenset({"tenant_id"}), scoped=True,
+)  # fmt: skip
+INVOICE = Table(
+    "invoice", "invoice", ("number",),
+    {"number": "text", "kind": "text", "tenant_id": "text", "counterparty": "text", "period": "text",
+     "total_yen": "int", "corrects": "text"},
+    scoped=True,
 )  # fmt: skip
 ADMIN_KEY = Table(
     "admin_key", "admin_key", ("key_id",),

@@ -1,17 +1,17 @@
-"""`/upstreams`, the engines and where they stand; `/rate-cards`, what their models cost."""
+"""`/upstreams`, the engines and where they stand."""
 
 from typing import Annotated, Any
 
 from fastapi import Query
 
-from gateway.control.access import RateCardReader, RateCardWriter, UpstreamReader, UpstreamWriter
-from gateway.control.answers import Listed, RateCard, Upstream
+from gateway.control.access import UpstreamReader, UpstreamWriter
+from gateway.control.answers import Listed, Upstream
 from gateway.control.audit import Action
-from gateway.control.forms import NewRateCard, NewUpstream, RateCardChange, UpstreamChange
+from gateway.control.forms import NewUpstream, UpstreamChange
 from gateway.control.paging import Paging
 from gateway.control.route import router
 from gateway.control.store import Row
-from gateway.control.tables import RATE_CARD, UPSTREAM
+from gateway.control.tables import UPSTREAM
 from gateway.control.work import Work
 
 routes = router("upstreams")
@@ -45,30 +45,6 @@ async def update_upstream(work: UpstreamWriter, upstream_id: str, body: Upstream
 async def retire_upstream(work: UpstreamWriter, upstream_id: str) -> Row:
     """No further request goes to it; what runs there ends as it would have."""
     return await retire(work, upstream_id)
-
-
-@routes.get("/rate-cards", response_model=Listed[RateCard])
-async def list_rate_cards(work: RateCardReader, paging: Annotated[Paging, Query()]) -> dict[str, Any]:
-    """All of them, past and future ones too."""
-    return paging.answer(RATE_CARD, await work.page(RATE_CARD, paging.page(RATE_CARD)))
-
-
-@routes.post("/rate-cards", status_code=201, response_model=RateCard)
-async def create_rate_card(work: RateCardWriter, body: NewRateCard) -> Row:
-    """New prices. Of several cards in force the one that began last counts."""
-    return await work.create(RATE_CARD, body.model_dump())
-
-
-@routes.get("/rate-cards/{rate_card_id}", response_model=RateCard)
-async def show_rate_card(work: RateCardReader, rate_card_id: str) -> Row:
-    """One card."""
-    return await work.get(RATE_CARD, rate_card_id)
-
-
-@routes.patch("/rate-cards/{rate_card_id}", response_model=RateCard)
-async def update_rate_card(work: RateCardWriter, rate_card_id: str, body: RateCardChange) -> Row:
-    """Set or lift the end of a card."""
-    return await work.amend(RATE_CARD, await work.get(RATE_CARD, rate_card_id), NewRateCard, body.given())
 
 
 async def retire(work: Work, upstream_id: str) -> Row:

@@ -40,7 +40,7 @@ def _usage(client: AdminClient, options: argparse.Namespace) -> int:
     asked = {"group_by": ",".join(groups), "zone": options.zone, "from": _text(options.start), "to": _text(options.end),
              **{name: getattr(options, name) for name in FILTERS}}  # fmt: skip
     if options.csv:
-        put(client.file(path, format="csv", **asked))
+        put(client.file(path, format="csv", **asked).body)
         return 0
     answer = client.get(path, **asked)
     if options.json:

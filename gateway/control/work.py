@@ -4,7 +4,7 @@ Changes come one at a time over all processes of the admin plane: a lock at the 
 would meet at the epoch's row anyway, and so none can act on what another has just changed.
 """
 
-from collections.abc import Mapping
+from collections.abc import Awaitable, Mapping
 from datetime import datetime
 from typing import Any
 
@@ -40,7 +40,7 @@ class Work:
         self.now = now
         self.source = Source.API
         self.tenant_keys = tenant_keys
-        self._request_id = request_id
+        self.request_id = request_id
         self._pepper = pepper
 
     def new_key(self, environment: str, prefix: Prefix = "sk") -> NewKey:
@@ -74,6 +74,20 @@ class Work:
         await self._record(table, action, row, {}, row)
         return row
 
+    async def created(self, table: Table, step: Awaitable[object], *key: str) -> Row:
+        """`create` where a store of another room writes: `step` does, and the row of `key` is there after it."""
+        try:
+            await step
+        except asyncpg.PostgresError as error:
+            raise violation(error, table.kind, "/".join(key)) from error
+        return await self.note(table, *key, action=Action.CREATE)
+
+    async def note(self, table: Table, *key: str, action: Action) -> Row:
+        """Record that this work has made the row of `key`, which is there; returns it."""
+        row = await self.get(table, *key)
+        await self._record(table, action, row, {}, row)
+        return row
+
     async def update(self, table: Table, row: Row, changes: Mapping[str, Any], action: Action = Action.UPDATE) -> Row:
         """The row after `changes` (RFC 7396 in effect: what is absent stays). Nothing is written, nor recorded, where
         nothing changes. Raises `Fault` for a field that never changes, and where the schema refuses it."""
@@ -103,8 +117,8 @@ class Work:
         before, after = ({n: v for n, v in side.items() if n not in table.secret} for side in (before, after))
         act = Act(
             source=self.source, action=action, table=table, object_id=table.object_id(row),
-            tenant_id=str(row.get("tenant_id", "")), actor=Actor(self.actor.key_id, self.actor.role), before=before,
-            after=after, at=to_us(self.now), request=self._request_id,
+            tenant_id=str(row.get("tenant_id") or ""), actor=Actor(self.actor.key_id, self.actor.role), before=before,
+            after=after, at=to_us(self.now), request=self.request_id,
         )  # fmt: skip
         await audit_store.record(self.connection, act)
 

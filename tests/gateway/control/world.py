@@ -7,7 +7,7 @@ from typing import Any
 from uuid import uuid4
 
 from gateway.licensing.keys import SigningKey
-from tests.gateway.control.admin import Administration, licence_document, tenant_body
+from tests.gateway.control.admin import Administration, Administrator, licence_document, tenant_body
 from tests.gateway.control.parties import Parties, trust_body
 
 JWK = {"kty": "OKP", "crv": "Ed25519", "alg": "Ed25519", "kid": "k1"}
@@ -37,6 +37,31 @@ def a_rate_card(rate_card_id: str | None = None, **changes: Any) -> dict[str, An
     }  # fmt: skip
 
 
+def an_agreement(agreement_id: str | None = None, **changes: Any) -> dict[str, Any]:
+    """A commitment from the year 2027 on."""
+    return {
+        "agreement_id": agreement_id or f"a-{uuid4().hex[:12]}", "effective_from": "2027-01-01T00:00:00+09:00",
+        "terms": {"kind": "commitment", "minimum_yen": 1000}, **changes,
+    }  # fmt: skip
+
+
+def a_credit(**changes: Any) -> dict[str, Any]:
+    """Money paid ahead for 2027."""
+    return {
+        "credit_id": f"c-{uuid4().hex[:12]}", "yen": 5_000, "effective_from": "2026-12-01T00:00:00+09:00",
+        "expires_at": "2028-01-01T00:00:00+09:00", **changes,
+    }  # fmt: skip
+
+
+def an_issuer(**changes: Any) -> dict[str, Any]:
+    """An issuer whose document numbers no other has."""
+    name = uuid4().hex[:8]
+    return {
+        "issuer_id": f"i-{name}", "name": "発行 株式会社", "registration_number": "T8700110005901",
+        "number_prefix": name.upper(), **changes,
+    }  # fmt: skip
+
+
 @dataclass(frozen=True, slots=True)
 class Estate:
     """A tenant and the ids of what it has, besides things that have no tenant."""
@@ -53,6 +78,9 @@ class Estate:
     rate_card: str
     trust_key: str
     admin_key: str
+    agreement: str
+    billing_issuer: str
+    invoice: str
     webhook: str
     event: str
 
@@ -66,6 +94,7 @@ class Estate:
         document = licence_document(tenant, parties.issuer)
         envelope = await parties.sealed(document)
         issuer = {"issuer": f"https://{uuid4().hex}.example", "audience": "sekisho"}
+        in_force = an_agreement(effective_from="2026-01-01T00:00:00+09:00")  # so that there is something to invoice
         trust = trust_body(SigningKey.generate(), "licensee", tenant)
         webhook = (await root.good("POST", f"{own}/webhooks", {"url": "https://hooks.example"}))["endpoint_id"]
         return cls(
@@ -77,6 +106,8 @@ class Estate:
             (await root.good("POST", "/rate-cards", a_rate_card()))["rate_card_id"],
             (await root.good("POST", "/trust-keys", trust))["key_id"],
             (await root.good("POST", "/admin-keys", {"role": "auditor"}))["key_id"],
+            (await root.good("POST", f"{own}/agreements", in_force))["agreement_id"],
+            *await _invoiced(root, own),
             webhook, (await root.good("POST", f"/webhooks/{webhook}/test"))["event_id"],
         )  # fmt: skip
 
@@ -84,8 +115,9 @@ class Estate:
         """The path of a route for what is this tenant's."""
         values = {
             "tenant_id": self.tenant, "project_id": self.project, "client_id": self.client,
-            "issuer_id": self.issuer, "licence_id": self.licence, "upstream_id": self.upstream,
-            "rate_card_id": self.rate_card, "endpoint_id": self.webhook,
+            "issuer_id": self.billing_issuer if "billing-issuers" in route else self.issuer,
+            "licence_id": self.licence, "upstream_id": self.upstream, "rate_card_id": self.rate_card,
+            "agreement_id": self.agreement, "endpoint_id": self.webhook, "period": "2026-02", "number": self.invoice,
             "key_id": self.trust_key if "trust" in route else self.admin_key if "admin" in route else self.key,
         }  # fmt: skip
         return route.format(**values)
@@ -97,6 +129,13 @@ class Estate:
     def desired(self) -> dict[str, Any]:
         """The tenant as it is: an application of it changes nothing but what the test of another route left behind."""
         return {"desired": {"tenants": [{**tenant_body(self.tenant), "projects": [{"project_id": "p1"}]}]}}
+
+
+async def _invoiced(root: Administrator, own: str) -> tuple[str, str]:
+    """An issuer, and the number of the first invoice of the tenant with the path `own`."""
+    issuer = (await root.good("POST", "/billing-issuers", an_issuer()))["issuer_id"]
+    await root.good("POST", f"{own}/billing-party", {"issuer_id": issuer, "name": "例 株式会社"})
+    return issuer, (await root.good("POST", f"{own}/invoices/2026-01/close"))["number"]
 
 
 def _fresh(name: str) -> str:
@@ -136,6 +175,14 @@ BODIES: dict[tuple[str, str], Callable[[Estate], Any]] = {
     ("POST", "/webhooks/{endpoint_id}/rotate"): lambda _: {},
     ("POST", "/webhooks/{endpoint_id}/test"): lambda _: None,
     ("POST", "/webhooks/{endpoint_id}/redeliver"): lambda estate: {"event_id": estate.event},
+    ("POST", "/tenants/{tenant_id}/agreements"): lambda _: an_agreement(),
+    ("PATCH", "/agreements/{agreement_id}"): lambda _: {"effective_to": "2099-01-01T00:00:00Z"},
+    ("POST", "/tenants/{tenant_id}/credits"): lambda _: a_credit(),
+    ("POST", "/tenants/{tenant_id}/billing-party"): lambda estate: {"issuer_id": estate.billing_issuer, "name": "例"},
+    ("POST", "/billing-issuers"): lambda _: an_issuer(),
+    ("PATCH", "/billing-issuers/{issuer_id}"): lambda _: {"address": _fresh("address")},
+    ("POST", "/tenants/{tenant_id}/invoices/{period}/close"): lambda _: None,
+    ("POST", "/invoices/{number}/credit"): lambda _: {"reason": "agreed on the phone"},
     ("POST", "/admin-keys"): lambda _: {"role": "auditor"},
     ("POST", "/admin-keys/{key_id}/revoke"): lambda _: None,
     ("POST", "/plan"): Estate.desired,
