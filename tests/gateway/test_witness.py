@@ -91,7 +91,8 @@ async def test_files_are_listed(engine: Engine, client: UpstreamClient) -> None:
 
 async def test_a_record_that_contradicts_itself_is_none(engine: Engine, client: UpstreamClient) -> None:
     broken = [
-        {"cached_tokens": 10}, {"image_tokens": 9}, {"audio_tokens": -1}, {"reasoning_tokens": 4}, {"cached_tokens": -1},
+        {"cached_tokens": 10}, {"image_tokens": 9}, {"audio_tokens": -1}, {"reasoning_tokens": 4},
+        {"cached_tokens": -1},
     ]  # fmt: skip
     for change in broken:
         engine.answer = RECORD | change
