@@ -68,7 +68,7 @@ class Plane:
         """Work of `caller` that is no transaction: whoever does it opens one for each of its steps."""
         async with self._connection() as connection:
             now = await authenticate_again(connection, caller.actor)
-            yield Work(connection, caller.actor, now, caller.request_id, self.peppers.current)
+            yield Work(connection, caller.actor, now, caller.request_id, self.peppers.current, self.tenant_keys)
 
     @asynccontextmanager
     async def _connection(self) -> AsyncIterator[Any]:

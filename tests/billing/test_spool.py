@@ -1,10 +1,10 @@
 """Settlements on disk: durable, bounded, read again, and never twice in the journal."""
 
+import os
 from pathlib import Path
 
 import pytest
 
-from billing import spool as spool_module
 from billing.spool import Spool, SpoolFull, leftovers, settlements
 from billing.types import Settlement, Usage
 from tests.billing.rows import a_settlement, an_open_row
@@ -68,7 +68,6 @@ async def test_full_spool_takes_no_more_and_says_so(tmp_path: Path, bounds: dict
 
 async def test_settlement_is_on_disk_before_keep_returns(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     synced: list[int] = []
-    real = spool_module.os.fsync
-    monkeypatch.setattr("billing.spool.os.fsync", lambda file: (synced.append(file), real(file))[1])
+    monkeypatch.setattr(os, "fsync", synced.append)
     await Spool(tmp_path, "gateway-1").keep(a_kept())
     assert len(synced) == 2  # the line, and the file's name in its folder

@@ -152,8 +152,8 @@ async def test_closing_seals_the_month_before_it_calculates(
         seen.append(connection.is_in_transaction())  # within one, settlement would wait for the whole calculation
         return await close(connection, *arguments)
 
-    close = invoices.service.close
-    monkeypatch.setattr(invoices.service, "close", watched)
+    close = service.close
+    monkeypatch.setattr(service, "close", watched)
     await closed(admin, billed)
     assert seen == [False]
 
