@@ -117,7 +117,7 @@ class Settler:
                 break
             except OSError as error:
                 _LOG.warning("settlement of %s waits for the database: %s", exchange.request_id, error)
-                await self._keep(settlement)
+                await self._keep(exchange, settlement)
                 await asyncio.sleep(delay)
                 delay = min(2 * delay, RETRY_S_MAX)
             else:
@@ -127,9 +127,11 @@ class Settler:
         await self._spool.stored(settlement.request_id)
         return settlement
 
-    async def _keep(self, settlement: Settlement) -> None:
+    async def _keep(self, exchange: Exchange, settlement: Settlement) -> None:
+        """Put the settlement on disk: then it stands, whatever becomes of this process, and the answer may end."""
         try:
             await self._spool.keep(settlement)
+            exchange.settled.set()
         except (OSError, SpoolFull) as error:
             _LOG.critical("settlement of %s is in memory only: %r", settlement.request_id, error)
 

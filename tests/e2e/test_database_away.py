@@ -107,17 +107,20 @@ async def outage(up: Stack, database: Server, tenant: Tenant, client: httpx.Asyn
     seen = Seen()
     streams = [asyncio.create_task(stream(up, tenant, n, client)) for n in STREAM_TOKENS for _ in range(5)]
     asking = [asyncio.create_task(keep_asking(up, tenant, seen, client)) for _ in range(4)]
-    await asyncio.sleep(3)
-    await database.stop()
-    away = time.monotonic()
-    await asyncio.sleep(AWAY_S)
-    await database.start()
-    back = time.monotonic()
-    ended = [await one for one in streams]
-    await asyncio.sleep(max(0.0, back + 2 * BACK_S_MAX - time.monotonic()))
-    for one in asking:
-        one.cancel()
-    await asyncio.gather(*asking, return_exceptions=True)
+    try:
+        await asyncio.sleep(3)
+        await database.stop()
+        away = time.monotonic()
+        await asyncio.sleep(AWAY_S)
+        await database.start()
+        back = time.monotonic()
+        ended = await asyncio.gather(*streams)
+        await asyncio.sleep(max(0.0, back + 2 * BACK_S_MAX - time.monotonic()))
+    finally:
+        for one in (*asking, *streams):
+            one.cancel()
+        gone = await asyncio.gather(*asking, return_exceptions=True)
+    assert {type(error) for error in gone} == {asyncio.CancelledError}
     assert all(whole for _, whole in ended)
     refused_while_away(seen, away, back)
     served_again(seen, back)

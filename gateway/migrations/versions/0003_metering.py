@@ -25,7 +25,7 @@ ALTER TABLE journal_progress
     # lock, closing moves it under an exclusive one, so no settlement can land before a watermark that it has not seen.
     """
 CREATE TABLE billing_account (
-  tenant_id text PRIMARY KEY REFERENCES tenant,
+  tenant_id text PRIMARY KEY REFERENCES tenant ON DELETE CASCADE,
   closed_until timestamptz NOT NULL DEFAULT '-infinity'
 )""",
     "INSERT INTO billing_account (tenant_id) SELECT tenant_id FROM tenant",

@@ -9,6 +9,7 @@ import asyncpg
 import pytest
 import pytest_asyncio
 
+from billing.invoices import service
 from gateway.control import invoices, printed
 from tests.conftest import Stores
 from tests.gateway.control.admin import Administration
