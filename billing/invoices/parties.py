@@ -16,7 +16,9 @@ VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12)
 ON CONFLICT (issuer_id) DO UPDATE SET name = excluded.name, registration_number = excluded.registration_number,
   hojin_bangou = excluded.hojin_bangou, postal_code = excluded.postal_code, address = excluded.address,
   country = excluded.country, email = excluded.email, bank_account = excluded.bank_account,
-  number_prefix = excluded.number_prefix, year_begins = excluded.year_begins, due_months = excluded.due_months
+  due_months = excluded.due_months
+WHERE (billing_issuer.number_prefix, billing_issuer.year_begins) = (excluded.number_prefix, excluded.year_begins)
+RETURNING issuer_id
 """
 
 _PUT_PARTY = """
@@ -62,14 +64,17 @@ class Parties:
 
 
 async def put_issuer(connection: Any, issuer: Issuer) -> None:
-    """Enter or change an issuer. Raises `InvoiceRefused` for a registration number that is none."""
+    """Enter or change an issuer. Raises `InvoiceRefused` for a registration number that is none, and for another series
+    of numbers than the one begun."""
     party = issuer.party
     check_registration(party)
-    await connection.execute(
+    entered = await connection.fetchval(
         _PUT_ISSUER, issuer.issuer_id, party.name, party.registration_number, party.hojin_bangou, party.postal_code,
         party.address, party.country, party.email, party.bank_account, issuer.number_prefix, issuer.year_begins,
         issuer.due_months,
     )  # fmt: skip
+    if entered is None:
+        raise InvoiceRefused("series_fixed", "number_prefix", "prefix and first month of the numbers never change")
 
 
 async def put_party(connection: Any, tenant_id: str, issuer_id: str, party: Party) -> None:

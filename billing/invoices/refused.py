@@ -7,6 +7,7 @@ period_closed          its invoice exists; corrections are credit notes
 period_out_of_order    another month has to be closed first
 issuer_missing         nobody is entered who issues the tenant's invoices
 registration_invalid   the issuer's registration number (登録番号) is not one
+series_fixed           an issuer's numbers go on as they began: enter another issuer
 tax_rate_missing       no tax rate is in force on the day of supply
 books_differ           journal and ledger do not agree: a finding, to be looked into before money is asked for
 invoice_not_found      there is no invoice of this number

@@ -169,10 +169,13 @@ async def _freeze(
 ) -> Invoice:
     parties, issuer, month = of
     draft = _header(tenant_id, parties, month, day_at(now_us, month.zone))
+    basis = await read_basis(connection, tenant_id, month)
+    booked = await provisional(connection, tenant_id, month)
+    # The number comes last: until the end of the transaction the issuer's other closings wait for it.
     number = await next_number(connection, issuer, DocumentKind.INVOICE, draft.issued_on)
     header = replace(draft, state="closed", number=number, invoice_id=str(uuid_utils.uuid7()))
-    invoice, uses = assemble(header, await read_basis(connection, tenant_id, month))
-    entries = closing_entries(invoice, await provisional(connection, tenant_id, month), uses)
+    invoice, uses = assemble(header, basis)
+    entries = closing_entries(invoice, booked, uses)
     await store.insert(connection, issuer.issuer_id, invoice, entries, month.end - 1, now_us)
     await store.insert_rests(connection, invoice, uses)
     await store.tell(connection, tenant_id, record(invoice))

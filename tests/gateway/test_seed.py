@@ -6,6 +6,8 @@ from typing import Any
 import asyncpg
 import pytest_asyncio
 
+from billing.invoices.registration import is_registration_number
+from billing.invoices.service import preview
 from gateway.clock import now_us
 from gateway.licensing.decide import models_of
 from gateway.licensing.envelope import open_envelope
@@ -68,5 +70,21 @@ async def test_revoked_licence_and_key_stay_revoked(own_dsn: str, tmp_path: Path
         assert await connection.fetchval("SELECT revoked_at IS NOT NULL FROM licence WHERE licence_id = 'lic-demo'")
         assert models_of((await read_snapshot(connection)).licences, "demo", now_us()) == ["m1"]
         assert await seeded(own_dsn, tmp_path) == after
+    finally:
+        await connection.close()
+
+
+async def test_demo_month_can_be_looked_at_at_once_and_an_issuer_that_was_entered_stays(
+    own_dsn: str, tmp_path: Path
+) -> None:
+    await seeded(own_dsn, tmp_path)
+    connection = await asyncpg.connect(own_dsn)
+    try:
+        draft = await preview(connection, "demo", "2026-11")
+        assert is_registration_number(draft.issuer.registration_number)
+        assert (draft.recipient.name, draft.total_yen) == ("Demo 株式会社", 0)
+        await connection.execute("UPDATE billing_issuer SET name = '本物株式会社'")
+        await seeded(own_dsn, tmp_path)
+        assert (await preview(connection, "demo", "2026-11")).issuer.name == "本物株式会社"
     finally:
         await connection.close()

@@ -11,6 +11,7 @@ import pytest
 
 from billing.agreements import Agreement, Commitment, Credit
 from billing.invoices.document import digest, encode
+from billing.invoices.parties import issuer_of, put_issuer
 from billing.invoices.refused import InvoiceRefused
 from billing.invoices.rerate import rerate
 from billing.invoices.service import close, credit, find, load, preview
@@ -72,17 +73,18 @@ async def test_receivable_is_what_documents_ask_for_and_the_fractions(books: Boo
     assert await books.balance("%") == 0
 
 
-async def test_next_month_begins_with_the_fractions_of_the_last(books: Books, database: Any) -> None:
+async def test_month_begins_with_the_fractions_of_the_last(books: Books, database: Any) -> None:
     card = await books.card()
-    for month in ("2026-11", "2026-12"):
+    closings = {"2026-11": DECEMBER, "2026-12": JANUARY, "2027-01": us("2027-02-01T00:00+09:00")}
+    for month in closings:
         await books.settle([Request(card, Usage(0, 0, 1_250), us(f"{month}-10T12:00+09:00"))])  # ¥0.6 each
-    first = await close(database, books.tenant_id, "2026-11", DECEMBER)
-    second = await close(database, books.tenant_id, "2026-12", JANUARY)
-    assert [(line.yen, line.carried_out_micro_yen) for line in (*first.lines, *second.lines)] == [
-        (0, 600_000), (1, 200_000),
+    closed = [await close(database, books.tenant_id, month, now) for month, now in closings.items()]
+    assert [(line.yen, line.carried_out_micro_yen) for invoice in closed for line in invoice.lines] == [
+        (0, 600_000), (1, 200_000), (0, 800_000),
     ]  # fmt: skip
-    assert second.period_start == first.period_end
+    assert [one.period_start for one in closed[1:]] == [one.period_end for one in closed[:-1]]
     assert await books.balance("revenue:%") == -(1 * 10**6 + await books.carried())
+    assert all([(await rerate(database, invoice.number)).identical for invoice in closed])
 
 
 async def test_what_cannot_be_closed_is_refused_by_its_reason(books: Books, database: Any) -> None:
@@ -110,6 +112,18 @@ async def test_issuer_without_a_registration_number_closes_nothing(books: Books,
     assert (await preview(database, books.tenant_id, "2026-11")).lines
     await owner.execute(change, books.tenant_id, ISSUER.registration_number)
     assert (await close(database, books.tenant_id, "2026-11", DECEMBER)).number.endswith("INV-2026-000001")
+
+
+async def test_issuer_may_move_and_its_series_may_not(books: Books, database: Any) -> None:
+    issuer = await issuer_of(database, books.tenant_id)
+    assert issuer is not None
+    moved = replace(issuer, party=replace(issuer.party, address="大阪府大阪市北区1-1"), due_months=2)
+    await put_issuer(database, moved)
+    assert await issuer_of(database, books.tenant_id) == moved
+    for other in (replace(issuer, number_prefix="OTHER"), replace(issuer, year_begins=4)):
+        assert await refusal(put_issuer(database, other)) == "series_fixed"
+    bad = replace(issuer, party=replace(issuer.party, registration_number="T1234567890123"))
+    assert await refusal(put_issuer(database, bad)) == "registration_invalid"
 
 
 async def test_closed_documents_can_be_neither_changed_nor_deleted(books: Books, owner: Any, database: Any) -> None:
