@@ -109,7 +109,7 @@ class NewIssuer(_Address):
 
 
 class IssuerChange(Form):
-    """A change of an issuer. Documents that are closed keep what they said."""
+    """A change of an issuer. Its numbers go on as they began, and closed documents keep what they said."""
 
     name: f.Name = STAYS
     registration_number: f.RegistrationNumber = STAYS
@@ -119,8 +119,6 @@ class IssuerChange(Form):
     country: f.Country = STAYS
     email: f.Text = STAYS
     bank_account: f.Text = STAYS
-    number_prefix: Annotated[str, Field(pattern=r"^[A-Z0-9]{0,8}$")] = STAYS
-    year_begins: Annotated[int, Field(strict=True, ge=1, le=12)] = STAYS
     due_months: Annotated[int, Field(strict=True, ge=0, le=12)] = STAYS
 
 

@@ -119,7 +119,7 @@ BILLING_ISSUER = Table(
     "billing_issuer", "billing_issuer", ("issuer_id",),
     {"issuer_id": "text", **_ADDRESS, "registration_number": "text", "bank_account": "text", "number_prefix": "text",
      "year_begins": "int", "due_months": "int"},
-    fixed=frozenset({"issuer_id"}), unique="number_prefix",
+    fixed=frozenset({"issuer_id", "number_prefix", "year_begins"}), unique="number_prefix",
 )  # fmt: skip
 BILLING_PARTY = Table(
     "billing_party", "billing_party", ("tenant_id",),

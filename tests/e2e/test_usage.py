@@ -7,6 +7,7 @@ import json
 import os
 import subprocess
 import sys
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -71,11 +72,23 @@ async def test_draft_of_the_invoice_says_what_the_usage_says(
     up: Stack, client: httpx.AsyncClient, tenant: Tenant
 ) -> None:
     totals = await asked(client)
-    argv = [sys.executable, "-m", "gateway.cli", "--data-dir", str(up.data_dir), "invoice", "preview", "--tenant",
-            tenant.tenant_id, "--format", "json"]  # fmt: skip
-    done = await asyncio.to_thread(subprocess.run, argv, capture_output=True, timeout=60, env=dict(os.environ))
-    assert done.returncode == 0, done.stderr
-    document = json.loads(done.stdout)
+    done = await preview(up, "--tenant", tenant.tenant_id, "--format", "json")
+    document = json.loads(done)
     assert sum(int(line["micro_yen"]) for line in document["lines"]) == totals["micro_yen"]
     tokens = sum(int(line["quantity"]) for line in document["lines"])
     assert tokens == totals["prompt_tokens"] + totals["completion_tokens"]
+
+
+async def test_demo_tenants_draft_can_be_looked_at_without_any_option(up: Stack, tmp_path: Path) -> None:
+    told = (await preview(up)).decode()
+    assert told.startswith("invoice (draft), ") and "payable: " in told
+    await preview(up, "--format", "pdf", "--out", str(tmp_path / "draft.pdf"))
+    assert (tmp_path / "draft.pdf").read_bytes().startswith(b"%PDF-")
+
+
+async def preview(up: Stack, *options: str) -> bytes:
+    """What `sekisho invoice preview` prints."""
+    argv = [sys.executable, "-m", "gateway.cli", "--data-dir", str(up.data_dir), "invoice", "preview", *options]
+    done = await asyncio.to_thread(subprocess.run, argv, capture_output=True, timeout=60, env=dict(os.environ))
+    assert done.returncode == 0, done.stderr
+    return done.stdout

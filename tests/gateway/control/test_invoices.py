@@ -1,6 +1,7 @@
 """Invoices on the admin plane and the command line: preview, close, look up, export, credit, rate again."""
 
 import json
+import re
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -9,8 +10,9 @@ import asyncpg
 import pytest
 import pytest_asyncio
 
-from billing.invoices import service
+from billing.invoices import refused, service
 from gateway.control import invoices, printed
+from gateway.control.billing_refusals import fault_of
 from tests.conftest import Stores
 from tests.gateway.control.admin import Administration
 from tests.gateway.control.billed import PERIOD, Billed
@@ -65,6 +67,14 @@ async def test_month_that_cannot_be_closed_says_why(
         found = await admin.root.error("POST", f"/tenants/{billed.tenant}/invoices/{period}/close", language=language)
         assert (found[0], found[1]["code"], found[1]["param"]) == (status, code, "period")
         assert found[1]["cure"]
+
+
+def test_every_refusal_of_a_document_has_its_fault() -> None:
+    codes = re.findall(r"^([a-z_]+)  +\S", refused.__doc__ or "", re.MULTILINE)
+    assert len(codes) >= 16
+    for code in codes:
+        fault = fault_of(refused.InvoiceRefused(code, "field", "what is wrong"))
+        assert fault.code.name in (code, "object_not_found") and fault.param == "field"
 
 
 async def test_running_month_is_previewed_and_not_closed(admin: Administration, tenant: str) -> None:

@@ -184,6 +184,15 @@ async def test_issuer_needs_a_registration_number_with_its_check_digit(admin: Ad
     assert (await admin.root.error("POST", "/billing-issuers", taken))[1]["code"] == "already_exists"
 
 
+async def test_numbers_of_an_issuer_go_on_as_they_began(admin: Administration) -> None:
+    path = f"/billing-issuers/{(await admin.root.good('POST', '/billing-issuers', an_issuer()))['issuer_id']}"
+    for field, value in (("number_prefix", "X"), ("year_begins", 4)):
+        status, error = await admin.root.error("PATCH", path, {field: value})
+        assert (status, error["param"]) == (400, field)
+    changed = await admin.root.good("PATCH", path, {"due_months": 2, "bank_account": "見本銀行 0000000"})
+    assert (changed["due_months"], changed["bank_account"]) == (2, "見本銀行 0000000")
+
+
 async def test_cards_and_agreements_in_files_are_written_once_with_a_models_history(
     admin: Administration, tenant: str
 ) -> None:
