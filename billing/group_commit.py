@@ -56,12 +56,12 @@ class GroupCommit(Generic[T]):
         try:
             await self._flush_into(batch)
         except Exception as error:
-            if isinstance(error, OSError) and not isinstance(error, GivenUp):
+            again = isinstance(error, GivenUp) or (len(batch) > 1 and not isinstance(error, OSError))
+            if not again:
                 for _, future in batch:
                     _fail(future, error)
                 return
-            if isinstance(error, GivenUp):
-                _LOG.warning("a batch of %d is stored row by row: %s", len(batch), error)
+            _LOG.warning("a batch of %d is stored row by row: %s", len(batch), error)
             for item, future in batch:
                 await self._store_alone(item, future)
 

@@ -14,7 +14,8 @@ COMMAND_S_MAX = 5.0
 
 # SQLSTATEs (PostgreSQL manual, appendix A) that say nothing about the rows.
 _GIVEN_UP = ("40", "55P03", "57014")  # deadlock, serialization failure; lock not had; cancelled
-_AWAY = ("08", "25006", "53", "57", "58")  # connection; a standby by now; no memory, disk or slot; shutting down; I/O
+# Connection, a standby by now, a log-in that is refused, no memory, disk or slot left, shutting down, I/O.
+_AWAY = ("08", "25006", "28", "3D", "53", "57", "58")
 
 
 class StoreUnavailable(OSError):

@@ -20,7 +20,7 @@ _LOG = logging.getLogger(__name__)
 
 WITNESS_WAIT_S_MAX = 2.0
 RETRY_S_MIN = 0.05
-RETRY_S_MAX = 1.0
+RETRY_S_MAX = 1.0  # a database that is back is noticed within that
 
 
 class Settler:

@@ -44,6 +44,20 @@ async def test_only_the_bad_item_fails() -> None:
     assert [type(result) for result in results] == [bool, ValueError, bool]
 
 
+async def test_bad_item_that_is_alone_is_not_tried_again() -> None:
+    tried = 0
+
+    async def refuse(items: Sequence[int]) -> None:
+        nonlocal tried
+        tried += 1
+        raise ValueError("bad")
+
+    queue = GroupCommit(refuse)
+    with pytest.raises(ValueError, match="bad"):
+        await queue.put(1)
+    assert tried == 1
+
+
 async def test_close_waits_for_everything() -> None:
     sink = Sink()
     queue = GroupCommit(sink.flush)

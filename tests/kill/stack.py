@@ -34,6 +34,7 @@ from tests.licences import a_licence
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 READY_S_MAX = 30.0
+STOP_S_MAX = 25.0  # more than SEKISHO_DRAIN_S: an orderly end may wait for a database that comes back
 TENANTS = ("kill-a", "kill-b", "kill-c")
 PACED, QUICK = "kill-paced", "kill-quick"
 SCENARIOS = """
@@ -135,6 +136,7 @@ class Stack:
                 log=self.folder.log(name),
                 env={**self.env, VARIABLE: armed},
                 cwd=REPOSITORY,
+                stop_s_max=STOP_S_MAX,
             )
         )
         self.children[name] = child
