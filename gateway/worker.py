@@ -90,7 +90,7 @@ class Worker:
         self._link = Link(settings.database_url)
         self._lock_link = Link(settings.database_url)
         self._journal = Journal(settings.database_url)
-        self._holds = Holds(settings.valkey_url, settings.database_url)
+        self._holds = Holds(settings.valkey_url, settings.database_url, admits=False)
         self._client = UpstreamClient(settings.timeouts)
         self._witness = Witness(self._client)
         self._liveness = Liveness()
@@ -143,6 +143,7 @@ class Worker:
             await _step("partitions", self._link.fetch("SELECT journal_ensure_partitions(now(), 3)"))
             await _step("checkpoints", sweep_checkpoints(self._link))
             await _step("instances", self._link.fetch(_FORGET))
+            await _step("generations of limits", self._holds.tidy())
 
     async def _recover(self, instance_id: str, now: float) -> None:
         rows = await unfinished(self._link, instance_id, BATCH_ROWS)

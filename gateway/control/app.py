@@ -12,7 +12,19 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import ASGIApp
 
-from gateway.control import admin_keys, clients, code, keys, licences, reading, simulation, tenants, trust, upstreams
+from gateway.control import (
+    admin_keys,
+    clients,
+    code,
+    keys,
+    licences,
+    limits,
+    reading,
+    simulation,
+    tenants,
+    trust,
+    upstreams,
+)
 from gateway.control.door import Door, language_in, rendered
 from gateway.control.plane import Plane, pool_of
 from gateway.control.refusals import Problems, Refusal, first_invalid
@@ -24,17 +36,18 @@ from gateway.identity.settings import Networks
 from gateway.identity.shared import FailedAttempts
 from gateway.licensing.findings import Finding
 from gateway.settings import Settings
+from gateway.tenancy.standing import LimitView
 
 PREFIX = "/admin/v1"
-_PARTS = (tenants, keys, clients, simulation, licences, trust, upstreams, admin_keys, code, reading)
+_PARTS = (tenants, limits, keys, clients, simulation, licences, trust, upstreams, admin_keys, code, reading)
 
 
 @asynccontextmanager
-async def admin_plane(settings: Settings, identifier: Identifier) -> AsyncIterator[ASGIApp]:
+async def admin_plane(settings: Settings, identifier: Identifier, view: LimitView) -> AsyncIterator[ASGIApp]:
     """The admin plane on `settings`' book, with a pool of its own while the block runs. Failed attempts are counted
     together with those on the data plane."""
     async with pool_of(settings.database_url) as pool:
-        plane = Plane(pool, load_peppers(settings.data_dir))
+        plane = Plane(pool, load_peppers(settings.data_dir), view)
         yield admin_app(plane, identifier.failures, settings.identity.trusted_proxies)
 
 

@@ -13,6 +13,7 @@ from gateway.control.refusals import is_unavailable, unavailable
 from gateway.control.work import Work
 from gateway.control.work_store import hold_write_lock
 from gateway.identity.secrets import Peppers
+from gateway.tenancy.standing import LimitView
 
 CONNECTIONS_MAX = 4
 CONNECT_S_MAX = 2.0
@@ -38,10 +39,11 @@ class Caller:
 
 @dataclass(frozen=True, slots=True)
 class Plane:
-    """The pool, and the peppers of the keys that are compared and issued."""
+    """The pool, the peppers of the keys that are compared and issued, and how limits stand."""
 
     pool: Any
     peppers: Peppers
+    limits: LimitView
 
     async def authenticate(self, authorization: str | None) -> AdminPrincipal:
         """See `gateway.control.authenticate`. What is no admin key takes no connection."""

@@ -12,9 +12,9 @@ from gateway.licensing.semantics import EVERY
 # Kept and signed, and read by parts that are not built yet.
 NOT_ENFORCED_YET = frozenset(
     {
-        "validity.notice_days", "grants.redistribution", "grants.annex3_high_risk", "grants.quota.tpm",
-        "grants.quota.yen_month_soft", "grants.priority", "grants.rate_card", "grants.retention_days",
-        "grants.zero_retention", "duties", "ip.contributions", "ip.exclusive", "personal_data.handling_mode",
+        "validity.notice_days", "grants.redistribution", "grants.annex3_high_risk", "grants.quota.yen_month_soft",
+        "grants.priority", "grants.rate_card", "grants.retention_days", "grants.zero_retention", "duties",
+        "ip.contributions", "ip.exclusive", "personal_data.handling_mode",
     }
 )  # fmt: skip
 # Facts of the contract that restrict nothing by themselves.

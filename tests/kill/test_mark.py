@@ -44,7 +44,7 @@ def at_the_first_byte(mark: "asyncio.Future[bool]") -> tuple[Delivery, Exchange,
     exchange = Exchange("chat", "gateway-1", model="m", opened=opened, attempt=1)
     exchange.call = Call(True, False, 1, 10, 10, 10, {})
     journal = SimpleNamespace(marks=SimpleNamespace(put=lambda _: mark))
-    delivery = Delivery(cast("Any", journal), cast("Any", None), Timeouts())
+    delivery = Delivery(cast("Any", journal), cast("Any", None), Timeouts(), cast("Any", None))
     answer = SimpleNamespace(abort=lambda: None)
     return delivery, exchange, Begun(cast("Any", answer), [CHUNK], b"")
 

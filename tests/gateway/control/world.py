@@ -3,6 +3,7 @@
 import base64
 from collections.abc import Callable
 from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import uuid4
 
@@ -37,6 +38,12 @@ def a_rate_card(rate_card_id: str | None = None, **changes: Any) -> dict[str, An
     }  # fmt: skip
 
 
+def a_raise(**changes: Any) -> dict[str, Any]:
+    """A higher limit until the end of time, nearly."""
+    end = (datetime.now(UTC) + timedelta(days=30)).isoformat()
+    return {"level": "tenant", "limit_name": "rpm", "value": 120, "ends_at": end, "reason": "a fair", **changes}
+
+
 @dataclass(frozen=True, slots=True)
 class Estate:
     """A tenant and the ids of what it has, besides things that have no tenant."""
@@ -53,6 +60,7 @@ class Estate:
     rate_card: str
     trust_key: str
     admin_key: str
+    raise_id: str
 
     @classmethod
     async def made(cls, admin: Administration, parties: Parties) -> "Estate":
@@ -74,6 +82,7 @@ class Estate:
             (await root.good("POST", "/rate-cards", a_rate_card()))["rate_card_id"],
             (await root.good("POST", "/trust-keys", trust))["key_id"],
             (await root.good("POST", "/admin-keys", {"role": "auditor"}))["key_id"],
+            (await root.good("POST", f"{own}/raises", a_raise()))["raise_id"],
         )  # fmt: skip
 
     def path(self, route: str) -> str:
@@ -81,7 +90,7 @@ class Estate:
         values = {
             "tenant_id": self.tenant, "project_id": self.project, "client_id": self.client,
             "issuer_id": self.issuer, "licence_id": self.licence, "upstream_id": self.upstream,
-            "rate_card_id": self.rate_card,
+            "rate_card_id": self.rate_card, "raise_id": self.raise_id,
             "key_id": self.trust_key if "trust" in route else self.admin_key if "admin" in route else self.key,
         }  # fmt: skip
         return route.format(**values)
@@ -103,6 +112,8 @@ BODIES: dict[tuple[str, str], Callable[[Estate], Any]] = {
     ("POST", "/tenants"): lambda _: tenant_body(),
     ("PATCH", "/tenants/{tenant_id}"): lambda _: {"rpm": 61},
     ("POST", "/tenants/{tenant_id}/sites"): lambda _: {"sites": [_fresh("site")]},
+    ("POST", "/tenants/{tenant_id}/raises"): lambda _: a_raise(),
+    ("POST", "/raises/{raise_id}/revoke"): lambda _: None,
     ("POST", "/tenants/{tenant_id}/projects"): lambda _: {"project_id": _fresh("p")},
     ("PATCH", "/tenants/{tenant_id}/projects/{project_id}"): lambda _: {"name": "P"},
     ("POST", "/tenants/{tenant_id}/keys"): lambda _: {"label": _fresh("k")},
