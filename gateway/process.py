@@ -11,6 +11,7 @@ from billing.journal import Journal
 from billing.link import Link
 from billing.spool import Spool
 from gateway.clock import Clock
+from gateway.edge.count import PromptCounter
 from gateway.edge.deliver import Delivery
 from gateway.edge.dispatch import Dispatcher
 from gateway.edge.pipeline import Pipeline
@@ -18,12 +19,14 @@ from gateway.edge.progress import Progress
 from gateway.edge.refusals import Refusals
 from gateway.edge.running import Running
 from gateway.edge.settle import Settler
+from gateway.faults import Fault
 from gateway.heartbeat import Heartbeat
 from gateway.identity.service import Identifier
 from gateway.limits.holds import Holds
 from gateway.repeats.service import Repeats
 from gateway.settings import Settings
 from gateway.tenancy.keystore import KeyFiles
+from gateway.tenancy.standing import LimitView
 from gateway.tenancy.uses import CredentialUses
 from gateway.tenancy.watch import SnapshotWatch
 from gateway.upstreams.client import UpstreamClient
@@ -48,7 +51,8 @@ class Gateway:
         self._uses = CredentialUses(dsn, self.identifier.uses)
         self._heartbeat = Heartbeat(dsn, self.instance_id, "gateway")
         self._journal = Journal(dsn)
-        self._holds = Holds(settings.valkey_url, dsn)
+        self.holds = Holds(settings.valkey_url, dsn)
+        self.limits = LimitView(self.watch, self.holds, self.clock)
         self._client = UpstreamClient(settings.timeouts)
         self._progress = Progress(self._journal)
         self._refusals = Refusals(self._journal)
@@ -56,7 +60,7 @@ class Gateway:
         self._repeats = Repeats(dsn, KeyFiles(settings.data_dir))
         witness = Witness(self._client, settings.witness_token_file)
         self.settler = Settler(
-            self._journal, self._holds, self._progress, self._refusals, witness, self._repeats, self._spool
+            self._journal, self.holds, self._progress, self._refusals, witness, self._repeats, self._spool
         )
         self.pipeline = Pipeline(
             instance_id=self.instance_id,
@@ -65,10 +69,11 @@ class Gateway:
             identifier=self.identifier,
             running=running,
             repeats=self._repeats,
-            holds=self._holds,
+            holds=self.holds,
+            counter=PromptCounter(self._client),
             journal=self._journal,
             dispatcher=Dispatcher(self._client, self._progress, settings.timeouts),
-            delivery=Delivery(self._journal, self._progress, self._repeats, settings.timeouts),
+            delivery=Delivery(self._journal, self._progress, self._repeats, settings.timeouts, self.holds),
             settler=self.settler,
         )
 
@@ -82,9 +87,12 @@ class Gateway:
             return "clock_behind: this machine's clock is more than 2 s behind the book's"
         if self._spool.full:
             return "the spool is full: settlements wait for PostgreSQL"
-        if not await self._holds.ping():
-            return "limits are unavailable (Valkey)"
-        return None
+        return self.holds.modes.problem
+
+    @property
+    def degraded(self) -> str | None:
+        """What a process that serves does without, or None."""
+        return "limits are kept by PostgreSQL (Valkey is away)" if self.holds.modes.degraded else None
 
     @contextlib.asynccontextmanager
     async def running(self) -> AsyncIterator["Gateway"]:
@@ -94,6 +102,8 @@ class Gateway:
         """
         await self._heartbeat.beat()
         await self.watch.poll()
+        with contextlib.suppress(Fault):  # not ready until a store of limits is found
+            await self.holds.ready()
         loops = [
             asyncio.create_task(part.run())
             for part in (self.watch, self._heartbeat, self._progress, self._refusals, self._uses)
@@ -113,7 +123,7 @@ class Gateway:
         await self._refusals.flush()
         await self._uses.close()
         await self._repeats.close()
-        await self._holds.close()
+        await self.holds.close()
         await self._journal.close()
         await self._heartbeat.retire()
         await self.watch.close()

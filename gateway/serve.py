@@ -71,7 +71,7 @@ async def _serve(settings: Settings, listen: Listen) -> int:
         if "admin" in listen.roles:
             from gateway.control.app import admin_plane  # a process of the data plane alone never loads it
 
-            admin = await held.enter_async_context(admin_plane(settings, gateway.identifier))
+            admin = await held.enter_async_context(admin_plane(settings, gateway.identifier, gateway.limits))
             planes.append(_server(admin, listen.host, listen.admin_port, settings, listen.tls))
         operations = _server(operations_app(gateway), listen.host, listen.ops_port, settings)
         servers = (*planes, operations)

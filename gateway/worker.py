@@ -104,7 +104,7 @@ class Worker:
         self._link = Link(settings.database_url)
         self._lock_link = Link(settings.database_url)
         self._journal = Journal(settings.database_url)
-        self._holds = Holds(settings.valkey_url, settings.database_url)
+        self._holds = Holds(settings.valkey_url, settings.database_url, admits=False)
         self._client = UpstreamClient(settings.timeouts)
         self.witness = Witness(self._client, settings.witness_token_file)
         self._spool_dir = settings.spool_dir
@@ -163,6 +163,7 @@ class Worker:
             await _step("instances", self._link.fetch(_FORGET))
             await _step("idempotency keys", expire(self._link))
             await _step("webhook events", purge(self._link))
+            await _step("generations of limits", self._holds.tidy())
 
     async def _replay(self, instance_id: str, path: Path) -> None:
         """Settle what a dead process had on disk, before recovery judges its rows by less."""

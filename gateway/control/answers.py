@@ -3,7 +3,7 @@
 from datetime import datetime
 from typing import Any, Generic, TypeVar
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 
 _T = TypeVar("_T")
 
@@ -54,6 +54,7 @@ class LimitFields(Answer):
     tokens_month: int | None
     micro_yen_month: int | None
     rpm: int | None
+    tpm: int | None
     concurrency: int | None
 
 
@@ -75,6 +76,59 @@ class Project(LimitFields):
     project_id: str
     name: str
     created_at: str
+
+
+class Raise(Answer):
+    """A higher limit for a while. `level` is `tenant`, `licence:<rule id>`, `project:<id>` or `key:<credential id>`."""
+
+    raise_id: str
+    tenant_id: str
+    level: str
+    limit_name: str
+    value: int
+    starts_at: str
+    ends_at: str
+    reason: str
+    created_by: str
+    created_at: str
+    revoked_at: str | None
+
+
+class RaiseInForce(Answer):
+    """Which raise is in force, and until when."""
+
+    raise_id: str
+    ends_at: str
+
+
+class LevelLimit(Answer):
+    """A limit at one level: `set` as it is configured, `limit` with the raise in force; null: not limited here."""
+
+    name: str
+    limit: int | None
+    set: int | None
+    raise_: RaiseInForce | None = Field(alias="raise")
+    used: int
+    held: int
+    remaining: int | None
+
+
+class EffectiveLimit(Answer):
+    """One limit at all levels; `binds` names the level with the least left."""
+
+    limit: str
+    binds: str | None
+    remaining: int | None
+    reset_at: str | None
+    levels: list[LevelLimit]
+
+
+class EffectiveLimits(Answer):
+    """How a tenant's limits stand."""
+
+    at: str
+    zone: str
+    limits: list[EffectiveLimit]
 
 
 class Credential(LimitFields):

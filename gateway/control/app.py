@@ -24,6 +24,7 @@ from gateway.control import (
     invoices,
     keys,
     licences,
+    limits,
     rate_cards,
     reading,
     simulation,
@@ -46,20 +47,21 @@ from gateway.identity.shared import FailedAttempts
 from gateway.licensing.findings import Finding
 from gateway.settings import Settings
 from gateway.tenancy.keystore import KeyFiles
+from gateway.tenancy.standing import LimitView
 
 PREFIX = "/admin/v1"
 _PARTS = (
-    tenants, keys, clients, simulation, licences, trust, upstreams, webhooks, rate_cards, agreements, billing_issuers,
-    invoices, admin_keys, code, usage, reading,
+    tenants, limits, keys, clients, simulation, licences, trust, upstreams, webhooks, rate_cards, agreements,
+    billing_issuers, invoices, admin_keys, code, usage, reading,
 )  # fmt: skip
 
 
 @asynccontextmanager
-async def admin_plane(settings: Settings, identifier: Identifier) -> AsyncIterator[ASGIApp]:
+async def admin_plane(settings: Settings, identifier: Identifier, view: LimitView) -> AsyncIterator[ASGIApp]:
     """The admin plane on `settings`' book, with a pool of its own while the block runs. Failed attempts are counted
     together with those on the data plane."""
     async with pool_of(settings.database_url) as pool:
-        plane = Plane(pool, load_peppers(settings.data_dir), KeyFiles(settings.data_dir))
+        plane = Plane(pool, load_peppers(settings.data_dir), KeyFiles(settings.data_dir), view)
         yield admin_app(plane, identifier.failures, settings.identity.trusted_proxies)
 
 

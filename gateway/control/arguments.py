@@ -6,7 +6,8 @@ from typing import Any
 
 from gateway.control.terminal import Handler, asking
 
-LIMITS = ("tokens_month", "micro_yen_month", "rpm", "concurrency")
+LIMITS = ("tokens_month", "micro_yen_month", "rpm", "tpm", "concurrency")
+_ALWAYS_OPTIONAL = frozenset({"tpm"})
 Parents = Sequence[argparse.ArgumentParser]
 
 
@@ -31,7 +32,7 @@ def listing(parser: argparse.ArgumentParser) -> argparse.ArgumentParser:
 def limits(parser: argparse.ArgumentParser, *, required: bool) -> None:
     """The options of limits."""
     for name in LIMITS:
-        parser.add_argument(f"--{name.replace('_', '-')}", type=int, required=required)
+        parser.add_argument(f"--{name.replace('_', '-')}", type=int, required=required and name not in _ALWAYS_OPTIONAL)
 
 
 def limits_of(options: argparse.Namespace) -> dict[str, int | None]:

@@ -15,8 +15,8 @@ _ALPHABET = string.digits + string.ascii_letters
 _ID_CHARS = 12
 
 
-def new_id(prefix: Literal["oc", "oi", "we"]) -> str:
-    """A fresh id of a client, an issuer or a webhook."""
+def new_id(prefix: Literal["oc", "oi", "we", "lr"]) -> str:
+    """A fresh id of a client, an issuer, a webhook or a raise."""
     return f"{prefix}_{''.join(secrets.choice(_ALPHABET) for _ in range(_ID_CHARS))}"
 
 

@@ -231,6 +231,13 @@ TenantIds = Annotated[list[TenantId], _List, AfterValidator(_unique)]
 ProfileFields = Annotated[dict[str, Any], AfterValidator(_profile)]
 SupplyChain = Annotated[dict[str, Any], AfterValidator(_plain), AfterValidator(_bounded_json)]
 PublicKey = Annotated[str, StringConstraints(max_length=44), AfterValidator(_public_key)]
+LevelName = Annotated[
+    str,
+    StringConstraints(
+        pattern=r"^(tenant|licence:[A-Za-z0-9._:-]{1,32}/[^\s]{1,60}|project:[a-z0-9][a-z0-9_-]{0,39}"
+        r"|key:[0-9A-Za-z_]{12,15})$"
+    ),
+]
 CredentialId = Annotated[str, StringConstraints(pattern=r"^o[ci]_[0-9A-Za-z]{12}$")]
 Digest = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
 Jwks = Annotated[dict[str, Any], AfterValidator(checked_jwks), AfterValidator(_plain)]

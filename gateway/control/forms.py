@@ -27,6 +27,7 @@ class Limits(Form):
     tokens_month: f.Count | None = None
     micro_yen_month: f.Count | None = None
     rpm: f.SmallCount | None = None
+    tpm: f.Count | None = None
     concurrency: f.SmallCount | None = None
 
 
@@ -41,6 +42,7 @@ class NewTenant(Form):
     tokens_month: f.Count
     micro_yen_month: f.Count
     rpm: f.SmallCount
+    tpm: f.Count | None = None
     concurrency: f.SmallCount
 
 
@@ -53,7 +55,20 @@ class TenantChange(Form):
     tokens_month: f.Count = STAYS
     micro_yen_month: f.Count = STAYS
     rpm: f.SmallCount = STAYS
+    tpm: f.Count | None = STAYS
     concurrency: f.SmallCount = STAYS
+
+
+class NewRaise(Form):
+    """A higher limit for a while, with its end. `level` is `tenant`, `licence:<rule id>`, `project:<id>` or
+    `key:<credential id>`; null for `starts_at`: from now on."""
+
+    level: f.LevelName
+    limit_name: Literal["tokens_month", "micro_yen_month", "rpm", "tpm", "concurrency"]
+    value: f.Count
+    starts_at: f.Time | None = None
+    ends_at: f.Time
+    reason: f.Name
 
 
 class OwnSites(Form):

@@ -14,6 +14,7 @@ from gateway.control.work import Work
 from gateway.control.work_store import hold_write_lock
 from gateway.identity.secrets import Peppers
 from gateway.tenancy.keystore import TenantKeys
+from gateway.tenancy.standing import LimitView
 
 CONNECTIONS_MAX = 4
 CONNECT_S_MAX = 2.0
@@ -39,11 +40,13 @@ class Caller:
 
 @dataclass(frozen=True, slots=True)
 class Plane:
-    """The pool, the peppers of the keys that are compared and issued, and the tenants' encryption keys."""
+    """The pool, the peppers of the keys that are compared and issued, the tenants' encryption keys, and how limits
+    stand."""
 
     pool: Any
     peppers: Peppers
     tenant_keys: TenantKeys
+    limits: LimitView
 
     async def authenticate(self, authorization: str | None) -> AdminPrincipal:
         """See `gateway.control.authenticate`. What is no admin key takes no connection."""

@@ -35,6 +35,7 @@ _LIMITS: dict[str, ColumnKind] = {
     "tokens_month": "int",
     "micro_yen_month": "int",
     "rpm": "int",
+    "tpm": "int",
     "concurrency": "int",
 }
 _ACCESS: dict[str, ColumnKind] = {
@@ -68,6 +69,13 @@ ISSUER = Table(
     "oidc_issuer", "issuer", ("issuer_id",),
     {"issuer_id": "text", "issuer": "text", "audience": "text", "binding": "text", **_ACCESS},
     fixed=frozenset({"issuer_id", "tenant_id"}), scoped=True, unique="issuer",
+)  # fmt: skip
+RAISE = Table(
+    "limit_raise", "raise", ("raise_id",),
+    {"raise_id": "text", "tenant_id": "text", "level": "text", "limit_name": "text", "value": "int",
+     "starts_at": "time", "ends_at": "time", "reason": "text", "created_by": "text", "created_at": "time",
+     "revoked_at": "time"},
+    fixed=frozenset({"raise_id", "tenant_id", "level", "limit_name", "value", "starts_at", "created_by"}), scoped=True,
 )  # fmt: skip
 LICENCE = Table(
     "licence", "licence", ("licence_id", "version"),

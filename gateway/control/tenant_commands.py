@@ -3,6 +3,7 @@
 import argparse
 from typing import Any
 
+from gateway.control import raise_commands
 from gateway.control.arguments import LIMITS, Parents, command, group, limits, limits_of, listing
 from gateway.control.client import AdminClient, part
 from gateway.control.terminal import say, say_json, say_rows
@@ -20,6 +21,7 @@ def register(commands: Any, parents: Parents) -> None:
     create.add_argument("--zone", default="Asia/Tokyo")
     create.add_argument("--site", action="append", default=[], help="a site of its own; may be given again")
     limits(create, required=True)
+    raise_commands.register(tenant, parents)
     project = group(commands, "project", "projects of a tenant")
     listing(command(project, "list", _projects, "a tenant's projects", parents)).add_argument("tenant")
     add = command(project, "create", _create_project, "a new project", parents)

@@ -102,6 +102,7 @@ def _rest(gateway: Gateway, calls: Mapping[str, ModelCall]) -> FastAPI:
         "/v1/models": ("models", _models),
         "/v1/models/{model:path}": ("models", _model),
         "/v1/usage": ("usage", gateway_usage(gateway)),
+        "/v1/limits": ("usage", gateway_limits(gateway)),
     }
     for path, (scope, query) in queries.items():
         app.router.routes.append(HttpRoute(path, TenantQuery(gateway, scope, query), methods=["GET"]))
@@ -125,6 +126,18 @@ def gateway_usage(gateway: Gateway) -> Query:
     async def query(exchange: Exchange, request: Request) -> Any:
         accept = request.headers.get("accept", "")
         return await usage_answer(gateway.queries, exchange, request.query_params, accept, datetime.now(UTC))
+
+    return query
+
+
+def gateway_limits(gateway: Gateway) -> Query:
+    """`GET /v1/limits` of the calling credential."""
+
+    async def query(exchange: Exchange, request: Request) -> Any:
+        for name in request.query_params:
+            raise Fault("unknown_parameter", param=name)
+        assert exchange.tenant is not None and exchange.principal is not None
+        return await gateway.limits.of_credential(exchange.tenant, exchange.principal.access)
 
     return query
 
@@ -158,7 +171,8 @@ def _add_health(app: FastAPI, gateway: Gateway) -> None:
 
     async def readyz() -> Response:
         problem = await gateway.unready()
-        body = msgspec.json.encode({"status": "ready"} if problem is None else {"status": "not ready", "why": problem})
+        state = {"status": "ready"} if problem is None else {"status": "not ready", "why": problem}
+        body = msgspec.json.encode({**state, "degraded": gateway.degraded} if gateway.degraded else state)
         return Response(body, 200 if problem is None else 503, media_type="application/json")
 
     app.get("/healthz")(healthz)

@@ -7,6 +7,7 @@ from typing import Any
 import msgspec
 
 from billing.journal import Journal, Mark
+from billing.rating import upper_bound
 from billing.types import Outcome, Usage
 from gateway.clock import now_us
 from gateway.edge.dispatch import Begun
@@ -17,11 +18,14 @@ from gateway.edge.meter import StreamMeter, usage_of
 from gateway.edge.openai import DONE, KEEP_ALIVE, event, public_usage, scrub
 from gateway.edge.progress import Progress
 from gateway.faults import Fault
+from gateway.limits.holds import Holds
 from gateway.repeats.service import Repeats
 from gateway.upstreams.client import Answer, Broken, Timeouts
 
 KEEP_ALIVE_S = 15.0
 OPEN_S_MAX = 5.0
+# Below, what a hold sets aside too much is not worth a step in the store; it comes back with the end anyway.
+SLACK_TOKENS_MIN = 1_024
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +36,7 @@ class Delivery:
     progress: Progress
     repeats: Repeats
     timeouts: Timeouts
+    holds: Holds
 
     async def deliver(self, exchange: Exchange, begun: Begun, inbound: Inbound) -> None:
         """Send the answer on. Raises `Fault` for a failure; after the first byte the caller sees it as an event."""
@@ -48,8 +53,10 @@ class Delivery:
             begun.answer.abort()  # no effect on an answer whose connection was given back
 
     async def _durable(self, exchange: Exchange) -> None:
-        assert exchange.opened is not None
+        assert exchange.opened is not None and exchange.hold is not None
         await _stored(exchange.opened, "open row")
+        # Limits may have changed their store since: what is delivered must be held where all look now.
+        exchange.hold = await self.holds.confirm(exchange.hold)
 
     async def _mark(self, exchange: Exchange, usage: Usage) -> None:
         """The durable word that the first byte is about to leave. Until it stands nothing counts as delivered: a
@@ -88,6 +95,7 @@ class Delivery:
         await inbound.start(200, response_headers(exchange, inbound))
         await self._keep(exchange, first, last=chunks.done)
         await inbound.write(first)
+        self._shrink(exchange, meter)
         while not chunks.done:
             events = await self._next(answer, inbound)
             if events is None:
@@ -110,6 +118,15 @@ class Delivery:
         if last:
             region = "" if exchange.upstream is None else exchange.upstream.region
             await self.repeats.keep(claim, region, stream=exchange.meter is not None)
+
+    def _shrink(self, exchange: Exchange, meter: StreamMeter) -> None:
+        """Hold no more than the engine's own count of the prompt and all that may still be generated."""
+        call, hold, card = exchange.call, exchange.hold, exchange.card
+        assert call is not None and hold is not None and card is not None
+        prompt = meter.usage().prompt if meter.seen and call.prompts == 1 else call.prompt_bound
+        if call.prompt_bound - prompt >= SLACK_TOKENS_MIN and hold.asked.amounts_bounded:
+            micro_yen = upper_bound(prompt, call.completion_bound, card)
+            self.holds.shrink(hold, prompt + call.completion_bound, micro_yen)
 
     async def _next(self, answer: Answer, inbound: Inbound) -> list[bytes] | None:
         silent_s = 0.0

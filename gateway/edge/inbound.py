@@ -5,6 +5,7 @@ from typing import Any, cast
 
 from starlette.types import Receive, Scope, Send
 
+from billing.types import Outcome
 from gateway.edge.document import Document
 from gateway.edge.openai import error_body
 from gateway.edge.parse import Census
@@ -188,7 +189,7 @@ class Inbound:
         head += [(name.lower().encode("ascii"), value.encode("ascii")) for name, value in fault.headers.items()]
         if fault.retry_after_s is not None:
             head.append((b"retry-after", b"%d" % fault.retry_after_s))
-        if fault.code.name == "insufficient_quota":
+        if fault.code.outcome is Outcome.REFUSED_QUOTA:
             head.append((b"x-should-retry", b"false"))
         if self._drain or fault.code.name == "request_timeout":
             head.append((b"connection", b"close"))

@@ -6,7 +6,7 @@ What is judged is what is sent: the upstream's body is made from the parsed tree
 import math
 import re
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import jiter
@@ -33,7 +33,8 @@ _STREAM_OPTIONS = {"include_usage": True, "continuous_usage_stats": True}
 class Call:
     """A validated request. Bounds in tokens: no engine's count can exceed them.
 
-    `choices` is the number of answers per prompt, `body` what the engine gets (without its own model name).
+    `choices` is the number of answers per prompt, `prompts` the number of those; `body` what the engine gets (without
+    its own model name).
     """
 
     stream: bool
@@ -43,6 +44,7 @@ class Call:
     prompt_bound: int
     completion_bound: int
     body: dict[str, Any]
+    prompts: int = 1
 
 
 class Census:
@@ -151,9 +153,10 @@ def completion_call(tree: dict[str, Any], profile: Profile) -> Call:
         raise Fault("invalid_value", param="prompt", detail=f"at most {PROMPTS_MAX} prompts")
     prompt_bound = completion_bound(request, profile)
     generated = max(choices, request.best_of or 1) * prompts
-    return _call(
+    call = _call(
         tree, requests.PASSED_COMPLETION, extra, request, profile, prompt_bound, choices, generated, request.max_tokens
     )
+    return replace(call, prompts=prompts)
 
 
 def _call(

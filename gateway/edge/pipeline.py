@@ -10,6 +10,7 @@ from billing.journal import Journal
 from billing.rating import upper_bound
 from gateway.clock import Clock
 from gateway.edge.asked import asked, check_choice, named
+from gateway.edge.count import PromptCounter
 from gateway.edge.deliver import Delivery
 from gateway.edge.dispatch import Dispatcher
 from gateway.edge.exchange import Exchange
@@ -23,7 +24,7 @@ from gateway.edge.settle import Settler
 from gateway.faults import Fault
 from gateway.identity.scopes import check_scope, model_allowed
 from gateway.identity.service import Identifier
-from gateway.limits.holds import Holds, period_of
+from gateway.limits.holds import Hold, Holds, Refusal, period_of
 from gateway.repeats.service import Repeats
 from gateway.tenancy.watch import SnapshotWatch
 from gateway.upstreams.choose import choose
@@ -60,6 +61,7 @@ class Pipeline:
     running: Running
     repeats: Repeats
     holds: Holds
+    counter: PromptCounter
     journal: Journal
     dispatcher: Dispatcher
     delivery: Delivery
@@ -143,17 +145,25 @@ class Pipeline:
             raise
 
     async def reserve(self, exchange: Exchange) -> None:
-        """Set aside the most that the request can use."""
+        """Set aside the most that the request can use; where that would be refused, its prompt is counted first."""
+        try:
+            exchange.hold = await self._hold(exchange)
+        except Refusal as refusal:
+            if not refusal.of_amounts or not await self.counter.tighten(exchange):
+                raise
+            exchange.hold = await self._hold(exchange)
+
+    async def _hold(self, exchange: Exchange) -> Hold:
         call, card, tenant, grant, principal = (
             exchange.call, exchange.card, exchange.tenant, exchange.grant, exchange.principal
         )  # fmt: skip
         assert call is not None and card is not None and tenant is not None
         assert grant is not None and principal is not None
         self.settler.check()
-        exchange.hold = await self.holds.reserve(
+        return await self.holds.reserve(
             exchange.request_id,
             tenant.tenant_id,
-            exchange.snapshot.levels(tenant, grant, principal.access),
+            exchange.snapshot.levels(tenant, grant, principal.access, self.clock.now()),
             period_of(exchange.opened_at, tenant.zone),
             call.prompt_bound + call.completion_bound,
             upper_bound(call.prompt_bound, call.completion_bound, card),

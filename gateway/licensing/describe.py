@@ -12,9 +12,8 @@ from gateway.licensing.semantics import EVERY
 # Kept and signed, and read by parts that are not built yet.
 NOT_ENFORCED_YET = frozenset(
     {
-        "validity.notice_days", "grants.redistribution", "grants.annex3_high_risk", "grants.quota.tpm",
-        "grants.priority", "grants.retention_days", "duties", "ip.contributions", "ip.exclusive",
-        "personal_data.handling_mode",
+        "validity.notice_days", "grants.redistribution", "grants.annex3_high_risk", "grants.priority",
+        "grants.retention_days", "duties", "ip.contributions", "ip.exclusive", "personal_data.handling_mode",
     }
 )  # fmt: skip
 # Facts of the contract that restrict nothing by themselves.

@@ -172,4 +172,5 @@ def _grant(document: LicenceDocument, clause: GrantClause, term: Term) -> Grant:
 
 def _limits(quota: Quota) -> Limits:
     yen = quota.yen_month_hard
-    return Limits(quota.tokens_month, None if yen is None else yen * _MICRO, quota.rpm, quota.concurrency)
+    micro_yen = None if yen is None else yen * _MICRO
+    return Limits(quota.tokens_month, micro_yen, quota.rpm, quota.concurrency, quota.tpm)

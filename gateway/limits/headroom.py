@@ -18,12 +18,14 @@ class Headroom:
 
 @dataclass(frozen=True, slots=True)
 class Standing:
-    """How a limited level stands: tokens and micro-yen used or held in its month, requests of the running minute."""
+    """How a limited level stands: tokens and micro-yen used or held in its month; requests and tokens of the running
+    minute."""
 
     level: LimitLevel
     tokens: int
     micro_yen: int
     requests: int
+    minute_tokens: int
 
     def requests_left(self, reset_s: int) -> Headroom | None:
         """Requests of the minute; None where the level does not limit them."""
@@ -32,6 +34,10 @@ class Standing:
     def tokens_left(self, reset_s: int) -> Headroom | None:
         """Tokens of the month; None where the level does not limit them."""
         return self._left(self.level.limits.tokens_month, self.tokens, reset_s)
+
+    def minute_tokens_left(self, reset_s: int) -> Headroom | None:
+        """Tokens of the minute; None where the level does not limit them."""
+        return self._left(self.level.limits.tpm, self.minute_tokens, reset_s)
 
     def _left(self, limit: int | None, taken: int, reset_s: int) -> Headroom | None:
         # A limit that was lowered may stand below what is used.

@@ -1,13 +1,13 @@
-"""Holds in Valkey: one round trip to reserve at all levels, one pipeline to settle a batch; rebuilt from the journal.
+"""Holds: one round trip to reserve at all levels, one to end; in Valkey, or in the book while Valkey is away.
 
 Counters are exact up to 2^53 (the numbers of Lua): 9·10¹⁵ tokens, or nine thousand million yen, per level and month.
-docs/limits.md tells the rule, docs/decisions/0003-holds-in-valkey.md why it is kept like this.
+docs/limits.md tells the rule, docs/decisions/0003-holds-in-valkey.md and 0014-limits-without-valkey.md why they are
+kept like this.
 """
 
 import asyncio
 import logging
 from collections.abc import AsyncIterator, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 from asyncpg import PostgresError
@@ -15,64 +15,39 @@ from redis.exceptions import RedisError
 
 from billing.link import Link
 from gateway.faults import Fault
+from gateway.limits.book import BookLimits
 from gateway.limits.levels import LimitLevel
-from gateway.limits.month import seed_arguments
+from gateway.limits.modes import Modes
 from gateway.limits.period import period_of
-from gateway.limits.reservation import Hold, Reservation
-from gateway.limits.scripts import Script, Scripts
+from gateway.limits.report import LevelStanding, standings
+from gateway.limits.reservation import Hold, Refusal, Reservation
+from gateway.limits.types import HeldEntry, Mode, Release, Unknown
+from gateway.limits.valkey import ValkeyLimits
 
-__all__ = ["HeldEntry", "Hold", "Holds", "Release", "period_of"]
+__all__ = ["HeldEntry", "Hold", "Holds", "Refusal", "Release", "period_of"]
 
 _LOG = logging.getLogger(__name__)
 
-# A client may ask again the moment it has its answer, while the hold of that answer is still on its way to Valkey.
+# A client may ask again the moment it has its answer, while the hold of that answer is still on its way to the store.
 RELEASE_GRACE_S = 0.01
 RETRY_S = (0.05, 0.2, 0.5, 1.0)
 ZONE = "Asia/Tokyo"
-# A month that is unknown again right after it was filled means that Valkey is losing what it is told.
-FILLS_MAX = 3
-
-
-@dataclass(frozen=True, slots=True)
-class Release:
-    """The end of a hold: what was used in fact (0 for a request that is charged with nothing)."""
-
-    request_id: str
-    tenant_id: str
-    period: str
-    tokens: int
-    micro_yen: int
-
-
-@dataclass(frozen=True, slots=True)
-class HeldEntry:
-    """A hold as Valkey stores it. `held_at` in seconds since the epoch, by Valkey's clock."""
-
-    request_id: str
-    tenant_id: str
-    period: str
-    instance_id: str
-    held_at: int
-
-
-_RESERVE = Script.load("reserve.lua")
-_SETTLE = Script.load("settle.lua")
-_SEED = Script.load("seed.lua")
-
-
-def _keys(tenant_id: str, period: str) -> list[str]:
-    """The sums of the month, the holds, the holds by level: all that a tenant has but the requests of the minute."""
-    return [f"sekisho:use:{tenant_id}:{period}", f"sekisho:holds:{tenant_id}", f"sekisho:concurrent:{tenant_id}"]
+# A generation that is over is followed by the next one; more than that in one request is a store that comes and goes.
+GENERATIONS_MAX = 3
 
 
 class Holds:
-    """The limits of all tenants, kept by one process among many; the scripts make each step atomic for all."""
+    """The limits of all tenants, kept by one process among many; each step is atomic for all. `admits` False: it ends
+    holds only, as the worker does."""
 
-    def __init__(self, valkey_url: str, dsn: str) -> None:
-        self._scripts = Scripts(valkey_url)
+    def __init__(self, valkey_url: str, dsn: str, *, admits: bool = True) -> None:
         self._link = Link(dsn)
-        self._filling: dict[tuple[str, str], asyncio.Task[None]] = {}
+        self._valkey = ValkeyLimits(valkey_url, self._link)
+        self._book = BookLimits(dsn)
+        self._shrinking: set[asyncio.Task[None]] = set()
         self._giving_back: set[asyncio.Task[None]] = set()
+        self._tidied = 0
+        self.modes = Modes(dsn, self._valkey, admits=admits)
 
     async def reserve(
         self,
@@ -87,30 +62,25 @@ class Holds:
         licence: str | None = None,
         zone: str = ZONE,
     ) -> Hold:
-        """Set `tokens` and `micro_yen` aside at every level, or raise `Fault` with the limit that refuses.
+        """Set `tokens` and `micro_yen` aside at every level, or raise `Refusal` with the limit that refuses.
 
         `levels` are all levels of the request from wide to narrow, the tenant first, limited or not: what is used at a
         level counts from the first request of the month, so that a limit which is set later finds it. Refused only if
-        used + held + asked > limit of a level at the moment the script runs; then nothing is held at any. `licence`
+        used + held + asked > limit of a level at the moment of the step; then nothing is held at any. `licence`
         (`<id>@<version>`) is named where the grant refuses, `zone` says when the month ends. Raises
-        `Fault("store_unavailable")` when Valkey is away.
+        `Fault("store_unavailable")` when neither store can be gone by.
         """
         asked = Reservation(request_id, tenant_id, levels, period, tokens, micro_yen, instance_id, zone, licence)
         try:
-            answer = await self._reserve(asked)
-            if answer[0] == "concurrency":
-                await asyncio.sleep(RELEASE_GRACE_S)
-                answer = await self._reserve(asked)
-        except (RedisError, OSError, PostgresError) as error:
-            self._give_back(asked)
-            raise Fault("store_unavailable", retry_after_s=1, internal=f"limits: {error!r}") from error
-        except asyncio.CancelledError:
+            return await self._hold(asked)
+        except Refusal:
+            raise
+        except (Fault, asyncio.CancelledError):
             self._give_back(asked)
             raise
-        return asked.hold(answer)
 
     def _give_back(self, asked: Reservation) -> None:
-        """End the hold of a reservation whose answer nobody got: Valkey may have taken it all the same."""
+        """End the hold of a reservation whose answer nobody got: the store may have taken it all the same."""
         task = asyncio.create_task(self._try_release(Release(asked.request_id, asked.tenant_id, asked.period, 0, 0)))
         self._giving_back.add(task)
         task.add_done_callback(self._giving_back.discard)
@@ -123,18 +93,42 @@ class Holds:
                 "the hold of %s, if there is one, is left to the worker's sweep: %r", release.request_id, error
             )
 
-    async def _reserve(self, asked: Reservation) -> Any:
-        keys = [*_keys(asked.tenant_id, asked.period), f"sekisho:rate:{asked.tenant_id}"]
-        return await self._run(_RESERVE, asked.tenant_id, asked.period, keys, asked.arguments)
+    async def confirm(self, hold: Hold) -> Hold:
+        """The hold in the generation in force; to be called once the request's row is durable and before anything of
+        its answer leaves. Raises as `reserve` does: a generation that has read the row has the hold, one that had begun
+        before may have given its place away."""
+        if self.modes.in_force(hold.generation):
+            return hold
+        return await self._hold(hold.asked)
+
+    async def _hold(self, asked: Reservation) -> Hold:
+        for _ in range(GENERATIONS_MAX):
+            mode = await self.modes.admitting()
+            try:
+                answer = await self._store(mode).reserve(mode, asked)
+                if answer[0] == "concurrency":
+                    await asyncio.sleep(RELEASE_GRACE_S)
+                    answer = await self._store(mode).reserve(mode, asked)
+            except Unknown:
+                await self.modes.beyond(mode.generation)
+                continue
+            except (RedisError, OSError, PostgresError) as error:
+                if mode.kind == "valkey":
+                    self.modes.failed()
+                raise Fault("store_unavailable", retry_after_s=1, internal=f"limits: {error!r}") from error
+            return asked.hold(answer, mode.generation)
+        raise Fault("store_unavailable", retry_after_s=1, internal="limits: the store comes and goes")
 
     async def release(self, release: Release) -> None:
-        """End a hold at all its levels. Raises `RedisError`, `OSError` or `PostgresError` when a store stays away; the
-        worker's sweep then ends it."""
-        keys = _keys(release.tenant_id, release.period)
-        arguments: list[str | int] = [release.request_id, release.tokens, release.micro_yen]
+        """End a hold at all its levels; the request's row is final, or it has none. Raises `RedisError`, `OSError` or
+        `PostgresError` when a store stays away; the worker's sweep then ends it."""
         for delay in (*RETRY_S, None):
             try:
-                await self._run(_SETTLE, release.tenant_id, release.period, keys, arguments)
+                mode = await self.modes.latest()
+                if mode is not None:
+                    await self._store(mode).change(mode, release, "end")
+            except Unknown:
+                return  # what comes next reads the journal
             except (RedisError, OSError) as error:
                 if delay is None:
                     raise
@@ -143,52 +137,66 @@ class Holds:
             else:
                 return
 
-    async def _run(
-        self, script: Script, tenant_id: str, period: str, keys: Sequence[str], arguments: Sequence[str | int]
-    ) -> Any:
-        """The script's answer, after the month was filled if Valkey did not know it."""
-        for _ in range(FILLS_MAX):
-            answer = await self._scripts.run(script, keys, arguments)
-            if answer != "cold":
-                return answer
-            await self._fill(tenant_id, period)
-        raise RedisError(f"the month {period} of {tenant_id} is forgotten as soon as it is filled")
+    def shrink(self, hold: Hold, tokens: int, micro_yen: int) -> None:
+        """Lower a hold to what can still be used. Waits for nothing; a hold that cannot be lowered stays as it is."""
+        release = Release(hold.request_id, hold.tenant_id, hold.period, tokens, micro_yen)
+        task = asyncio.create_task(self._shrink(hold.generation, release))
+        self._shrinking.add(task)
+        task.add_done_callback(self._shrinking.discard)
 
-    async def _fill(self, tenant_id: str, period: str) -> None:
-        """Fill the sums from the journal; all who ask at the same time wait for one reading."""
-        key = (tenant_id, period)
-        filling = self._filling.get(key)
-        if filling is None:
-            filling = self._filling[key] = asyncio.create_task(self._fill_once(tenant_id, period))
-            filling.add_done_callback(lambda _: self._filling.pop(key, None))
-        await asyncio.shield(filling)
+    async def _shrink(self, generation: int, release: Release) -> None:
+        try:
+            mode = await self.modes.admitting()
+            if mode.generation == generation:
+                await self._store(mode).change(mode, release, "shrink")
+        except (Fault, Unknown, RedisError, OSError, PostgresError) as error:
+            _LOG.info("hold of %s stays as large as it was: %r", release.request_id, error)
 
-    async def _fill_once(self, tenant_id: str, period: str) -> None:
-        keys = _keys(tenant_id, period)
-        held_ids = await self._scripts.client.hkeys(keys[1])  # before the journal is read: seed.lua says why
-        await self._scripts.run(_SEED, keys, await seed_arguments(self._link, tenant_id, period, held_ids))
+    async def look(
+        self, tenant_id: str, levels: Sequence[LimitLevel], period: str
+    ) -> tuple[int, Sequence[LevelStanding]]:
+        """The store's time in seconds since the epoch, and how each level stands. Holds nothing. Raises
+        `Fault("store_unavailable")`."""
+        names = [level.name for level in levels]
+        for _ in range(GENERATIONS_MAX):
+            mode = await self.modes.admitting()
+            try:
+                figures: Sequence[int] = await self._store(mode).look(mode, tenant_id, period, names)
+            except Unknown:
+                await self.modes.beyond(mode.generation)
+                continue
+            except (RedisError, OSError, PostgresError) as error:
+                raise Fault("store_unavailable", retry_after_s=1, internal=f"limits: {error!r}") from error
+            return figures[0], standings(levels, figures[1:])
+        raise Fault("store_unavailable", retry_after_s=1, internal="limits: the store comes and goes")
 
     async def entries(self) -> AsyncIterator[HeldEntry]:
-        """Every hold there is, for the sweep."""
-        async for key in self._scripts.client.scan_iter(match="sekisho:holds:*", count=500):
-            tenant_id = key.removeprefix("sekisho:holds:")
-            async for request_id, hold in self._scripts.client.hscan_iter(key, count=500):
-                parts = hold.split(":", 5)
-                if len(parts) != 6:  # stops no other hold's end
-                    _LOG.error("the hold of %s (%s) is not in form: %r", request_id, tenant_id, hold)
-                    continue
-                _, _, period, instance_id, held_at, _ = parts
-                yield HeldEntry(request_id, tenant_id, period, instance_id, int(held_at))
+        """Every hold there is, for the sweep; none while a generation begins."""
+        mode = await self.modes.latest()
+        if mode is not None:
+            async for entry in self._store(mode).entries(mode):
+                yield entry
 
-    async def ping(self) -> bool:
-        """Whether Valkey answers."""
-        try:
-            return bool(await self._scripts.client.ping())
-        except (RedisError, OSError):
-            return False
+    async def tidy(self) -> None:
+        """Delete what generations that are over have left in Valkey."""
+        mode = await self.modes.latest()
+        if mode is not None and mode.kind == "valkey" and mode.generation != self._tidied:
+            await self._valkey.forget_others(mode.name)
+            self._tidied = mode.generation
+
+    async def ready(self) -> None:
+        """Begin to know where limits are kept. Raises `Fault("store_unavailable")` when that takes too long."""
+        await self.modes.admitting()
+
+    def _store(self, mode: Mode) -> Any:
+        return self._valkey if mode.kind == "valkey" else self._book
 
     async def close(self) -> None:
         """Finish what is queued, then close the connections."""
         await asyncio.gather(*self._giving_back)
-        await self._scripts.close()
+        if self._shrinking:
+            await asyncio.wait(self._shrinking)
+        await self.modes.close()
+        await self._valkey.close()
+        await self._book.close()
         await self._link.close()

@@ -24,8 +24,22 @@ WITH month AS (
   FROM journal WHERE tenant_id = $1 AND period = $2 AND settled_at IS NOT NULL
     AND request_id >= (SELECT first FROM month) AND request_id < (SELECT after FROM month)
   GROUP BY GROUPING SETS ((), (rule_id), (project_id), (key_id))
+), minute AS (
+  SELECT extract(epoch FROM date_trunc('minute', now()))::bigint / 60 AS number
+), rated AS (
+  SELECT coalesce('licence:' || rule_id || ' ', 'project:' || project_id || ' ', 'key:' || key_id || ' ', '') AS prefix,
+    count(*) AS requests,
+    coalesce(sum(CASE WHEN settled_at IS NULL THEN held_tokens ELSE prompt_tokens + completion_tokens END), 0)::bigint
+      AS tokens
+  FROM journal WHERE tenant_id = $1 AND period = $2 AND opened_at >= date_trunc('minute', now())
+    AND request_id >= (SELECT first FROM month) AND request_id < (SELECT after FROM month)
+    AND request_id >= uuid7_floor(now() - interval '2 minutes')
+  GROUP BY GROUPING SETS ((), (rule_id), (project_id), (key_id))
 )
 SELECT
+  (SELECT number FROM minute) AS minute,
+  (SELECT coalesce(json_agg(json_build_array(prefix, requests, tokens)), '[]')::text FROM rated
+    WHERE prefix <> 'project: ' AND requests > 0) AS rated,
   (SELECT json_agg(json_build_array(prefix, tokens, micro_yen))::text FROM used WHERE prefix <> 'project: ') AS used,
   (SELECT coalesce(json_agg(request_id), '[]')::text FROM journal
     WHERE request_id = ANY($3::text[]::uuid[]) AND period = $2 AND settled_at IS NOT NULL) AS final,
@@ -43,9 +57,11 @@ async def seed_arguments(link: Link, tenant_id: str, period: str, held_ids: Sequ
     """
     row = (await link.fetch(_MONTH, tenant_id, period, list(held_ids)))[0]
     used = msgspec.json.decode(row["used"], type=list[tuple[str, int, int]])
+    rated = msgspec.json.decode(row["rated"], type=list[tuple[str, int, int]])
     final = msgspec.json.decode(row["final"], type=list[str])
     holds = msgspec.json.decode(row["holds"], type=list[tuple[str, str]])
-    return [period, KEEP_S, len(used), *_flat(used), len(final), *final, *_flat(holds)]
+    sums = [len(used), *_flat(used), len(rated), *_flat(rated), len(final), *final]
+    return [period, KEEP_S, row["minute"], *sums, *_flat(holds)]
 
 
 def _flat(rows: Sequence[tuple[Any, ...]]) -> list[str | int]:

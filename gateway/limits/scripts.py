@@ -3,16 +3,19 @@ trips and needs one connection."""
 
 import asyncio
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from importlib import resources
 from typing import Any
 
 from redis.asyncio import Redis
+from redis.asyncio.retry import Retry
+from redis.backoff import NoBackoff
 from redis.exceptions import NoScriptError, RedisError
 
 VALKEY_S_MAX = 1.0
 BATCH_CALLS_MAX = 128
+RETRIES_MAX = 1  # on a new connection: one that Valkey has closed shows only when it is used
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,12 +41,16 @@ class _Call:
 
 
 class Scripts:
-    """Runs scripts. Every script used here is idempotent, so a batch whose answer was lost may be sent again."""
+    """Runs scripts. Every script used here is idempotent, so a batch whose answer was lost may be sent again.
 
-    def __init__(self, url: str) -> None:
+    `on_connect` is called with each new connection, before anything is sent on it but what it sends itself.
+    """
+
+    def __init__(self, url: str, on_connect: Callable[[Any], Awaitable[None]] | None = None) -> None:
         self.client: Any = Redis.from_url(
-            url, socket_timeout=VALKEY_S_MAX, socket_connect_timeout=VALKEY_S_MAX, decode_responses=True
-        )
+            url, socket_timeout=VALKEY_S_MAX, socket_connect_timeout=VALKEY_S_MAX, decode_responses=True,
+            retry=Retry(NoBackoff(), RETRIES_MAX), redis_connect_func=on_connect,
+        )  # fmt: skip
         self._waiting: list[_Call] = []
         self._task: asyncio.Task[None] | None = None
 

@@ -10,7 +10,7 @@ from gateway.identity.access import Access, CredentialKind
 from gateway.identity.credentials import ApiKey, OAuthClient, OidcIssuer
 from gateway.licensing.times import to_us
 from gateway.licensing.trust import TrustKey
-from gateway.limits.levels import Limits
+from gateway.limits.levels import Limits, Raise
 from gateway.tenancy.licences import LicenceRow
 from gateway.tenancy.snapshot import Tenant
 from gateway.upstreams.types import Profile, Upstream
@@ -22,7 +22,17 @@ def _to_us(at: datetime | None) -> int | None:
 
 def limits_of(row: Any) -> Limits:
     """The limits of a tenant, a project or a credential."""
-    return Limits(row["tokens_month"], row["micro_yen_month"], row["rpm"], row["concurrency"])
+    return Limits(row["tokens_month"], row["micro_yen_month"], row["rpm"], row["concurrency"], row["tpm"])
+
+
+def raise_of(row: Any) -> tuple[str, str, Raise] | None:
+    """Tenant, level and raise; None for one that was revoked."""
+    if row["revoked_at"] is not None:
+        return None
+    found = Raise(
+        row["raise_id"], row["limit_name"], row["value"], to_us(row["starts_at"]), to_us(row["ends_at"])
+    )  # fmt: skip
+    return row["tenant_id"], row["level"], found
 
 
 def tenant_of(row: Any) -> Tenant:

@@ -1,6 +1,6 @@
 """One immutable picture of the configuration, swapped whole. Requests read it without locks or queries."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from billing.off_peak import priced_at
@@ -9,7 +9,7 @@ from gateway.faults import Fault
 from gateway.identity.access import Access
 from gateway.identity.credentials import Credentials
 from gateway.licensing.decide import Grant, LicenceIndex
-from gateway.limits.levels import UNBOUNDED, LimitLevel, Limits
+from gateway.limits.levels import UNBOUNDED, LimitLevel, Limits, Raise
 from gateway.upstreams.types import Upstream
 
 
@@ -22,14 +22,20 @@ class Tenant:
     limits: Limits
     sites: frozenset[str] = frozenset()
 
+    def owns(self, tenant_id: str) -> bool:
+        """Whether what belongs to `tenant_id` is this tenant's."""
+        return tenant_id == self.tenant_id
+
 
 @dataclass(frozen=True, slots=True)
 class Snapshot:
-    """Everything that decides about a request, as of `epoch`. `projects` are limits by (tenant, project)."""
+    """Everything that decides about a request, as of `epoch`. `projects` are limits by (tenant, project), `raises` of
+    them by tenant and level (`tenant`, `project:alpha`): past ones and ones to come too."""
 
     epoch: int
     tenants: Mapping[str, Tenant] = field(default_factory=dict)
     projects: Mapping[tuple[str, str], Limits] = field(default_factory=dict)
+    raises: Mapping[str, Mapping[str, Sequence[Raise]]] = field(default_factory=dict)
     credentials: Credentials = field(default_factory=lambda: Credentials({}, {}, {}))
     licences: LicenceIndex = field(default_factory=dict)
     upstreams: Mapping[str, tuple[Upstream, ...]] = field(default_factory=dict)
@@ -49,8 +55,17 @@ class Snapshot:
             "model_not_found", param="model", internal=f"no {family or PUBLISHED} rate card for {model} at {at}"
         )
 
-    def levels(self, tenant: Tenant, grant: Grant, access: Access) -> tuple[LimitLevel, ...]:
-        """The levels that a request counts at, from wide to narrow, limited or not."""
+    def levels(self, tenant: Tenant, grant: Grant, access: Access, at: int) -> tuple[LimitLevel, ...]:
+        """The levels that a request counts at, from wide to narrow, limited or not, with the raises in force at `at`
+        (microseconds since the epoch)."""
+        levels = self.plain_levels(tenant, grant, access)
+        raises = self.raises.get(tenant.tenant_id)
+        if raises is None:
+            return levels
+        return tuple(level.raised(raises.get(level.name or "tenant", ()), at) for level in levels)
+
+    def plain_levels(self, tenant: Tenant, grant: Grant, access: Access) -> tuple[LimitLevel, ...]:
+        """The levels without raises."""
         wide = (
             LimitLevel("tenant", tenant.tenant_id, tenant.limits),
             LimitLevel("licence", grant.rule_id, grant.limits),

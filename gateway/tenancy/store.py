@@ -11,7 +11,7 @@ from billing.prices_store import CARD_COLUMNS, card_of
 from billing.rating import RateCard
 from gateway.identity.credentials import ApiKey, Credentials, OAuthClient, OidcIssuer
 from gateway.licensing.trust import Trust
-from gateway.limits.levels import Limits
+from gateway.limits.levels import Limits, Raise
 from gateway.tenancy.licences import LicenceBook
 from gateway.tenancy.rows import (
     client_of,
@@ -19,6 +19,7 @@ from gateway.tenancy.rows import (
     key_of,
     licence_of,
     limits_of,
+    raise_of,
     tenant_of,
     trust_key_of,
     upstream_of,
@@ -49,7 +50,7 @@ FROM config_epoch e, clock_mark c
 
 _ACCESS = (
     "tenant_id, project_id, scopes, models, purposes, cidrs, purpose, data_class, tokens_month, micro_yen_month, rpm,"
-    " concurrency, expires_at, revoked_at"
+    " concurrency, tpm, expires_at, revoked_at"
 )
 
 # Rows that point at others come before those: then nothing is read without what it points at.
@@ -58,8 +59,9 @@ _TABLES: Mapping[str, str] = {
     "oauth_client": f"client_id, jwks::text AS jwks, binding, {_ACCESS}",
     "oidc_issuer": f"issuer_id, issuer, audience, binding, {_ACCESS}",
     "licence": "licence_id, version, tenant_id, envelope, parent_licence_id, revoked_at",
-    "project": "tenant_id, project_id, tokens_month, micro_yen_month, rpm, concurrency",
-    "tenant": "tenant_id, zone, sites, tokens_month, micro_yen_month, rpm, concurrency",
+    "project": "tenant_id, project_id, tokens_month, micro_yen_month, rpm, concurrency, tpm",
+    "limit_raise": "raise_id, tenant_id, level, limit_name, value, starts_at, ends_at, revoked_at",
+    "tenant": "tenant_id, zone, sites, tokens_month, micro_yen_month, rpm, concurrency, tpm",
     "trust_key": "key_id, role, party, public_key, not_before, not_after, revoked_at",
     "upstream": (
         "upstream_id, model, model_version, base_url, served_model, witness_url, country, region, site, tier,"
@@ -96,6 +98,7 @@ class Configuration:
     def _clear(self) -> None:
         self._tenants: dict[str, Tenant] = {}
         self._projects: dict[tuple[str, str], Limits] = {}
+        self._raises: dict[str, tuple[str, str, Raise]] = {}
         self._keys: dict[str, ApiKey] = {}
         self._clients: dict[str, OAuthClient] = {}
         self._issuers: dict[str, OidcIssuer] = {}
@@ -121,6 +124,7 @@ class Configuration:
             epoch=epoch.epoch,
             tenants=dict(self._tenants),
             projects=dict(self._projects),
+            raises=_by_tenant(self._raises.values()),
             credentials=Credentials(
                 dict(self._keys), dict(self._clients), {issuer.issuer: issuer for issuer in self._issuers.values()}
             ),
@@ -133,6 +137,7 @@ class Configuration:
         known = _catalogue(self._upstreams.values())
         _put(self._tenants, rows["tenant"], "tenant_id", tenant_of)
         self._projects.update(((row["tenant_id"], row["project_id"]), limits_of(row)) for row in rows["project"])
+        _put(self._raises, rows["limit_raise"], "raise_id", raise_of)
         _put(self._keys, rows["api_key"], "key_id", key_of)
         _put(self._clients, rows["oauth_client"], "client_id", client_of)
         _put(self._issuers, rows["oidc_issuer"], "issuer_id", issuer_of)
@@ -173,6 +178,15 @@ def _catalogue(upstreams: Iterable[Upstream]) -> dict[str, frozenset[str]]:
     for upstream in upstreams:
         versions.setdefault(upstream.model, set()).add(upstream.model_version)
     return {model: frozenset(found) for model, found in versions.items()}
+
+
+def _by_tenant(raises: Iterable[tuple[str, str, Raise]]) -> dict[str, dict[str, tuple[Raise, ...]]]:
+    """Raises by tenant and level."""
+    found: dict[str, dict[str, tuple[Raise, ...]]] = {}
+    for tenant_id, level, one in raises:
+        of_tenant = found.setdefault(tenant_id, {})
+        of_tenant[level] = (*of_tenant.get(level, ()), one)
+    return found
 
 
 def _by_model(upstreams: Iterable[Upstream]) -> dict[str, tuple[Upstream, ...]]:

@@ -12,7 +12,8 @@ NEVER_PASSED = frozenset(
 
 
 class Profile(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """What a model takes and gives; counts in tokens. The overheads bound what its chat template adds to a prompt."""
+    """What a model takes and gives; counts in tokens. The overheads bound what its chat template adds to a prompt.
+    `tokenize_url`, where the engine counts prompts on request (vLLM's `POST /tokenize`); '' where it does not."""
 
     context_tokens: int
     max_output_tokens: int
@@ -21,8 +22,11 @@ class Profile(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     image_tokens: int = 0
     request_overhead_tokens: int = 64
     message_overhead_tokens: int = 16
+    tokenize_url: str = ""
 
     def __post_init__(self) -> None:
+        if self.tokenize_url and not self.tokenize_url.startswith(("http://", "https://")):
+            raise ValueError("tokenize_url is no http or https address")
         forbidden = NEVER_PASSED.intersection(self.extra_params)
         if forbidden:
             raise ValueError(f"extra_params names {min(forbidden)}, which never reaches an engine from a client")

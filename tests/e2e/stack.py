@@ -127,12 +127,14 @@ class Stack:
         return found
 
     async def counters(self, tenant_id: str) -> tuple[dict[str, int], int]:
-        """Valkey's counters of the tenant's current period, and the number of its holds."""
+        """Valkey's counters of the tenant's current period, and the number of its holds, of the generation in force."""
+        mode = (await self.fetch("SELECT name FROM limits_mode"))[0]
+        own = f"sekisho:{mode['name']}"
         valkey = self.valkey()
         try:
-            keys = [key async for key in valkey.scan_iter(match=f"sekisho:use:{tenant_id}:*")]
+            keys = [key async for key in valkey.scan_iter(match=f"{own}:use:{tenant_id}:*")]
             use: dict[str, str] = await valkey.hgetall(keys[0]) if keys else {}
-            return {name: int(value) for name, value in use.items()}, await valkey.hlen(f"sekisho:holds:{tenant_id}")
+            return {name: int(value) for name, value in use.items()}, await valkey.hlen(f"{own}:holds:{tenant_id}")
         finally:
             await valkey.aclose()
 

@@ -180,7 +180,8 @@ async def test_sweep_ends_holds_of_settled_requests_and_of_requests_without_a_ro
     await rounds(worker, 0, 2)
     assert await left.held() == set()
     valkey: Any = Redis.from_url(stores.valkey_url, decode_responses=True)
-    use = await valkey.hgetall(f"sekisho:use:{left.tenant.tenant_id}:202611")
+    name = (await left.link.fetch("SELECT name FROM limits_mode"))[0]["name"]
+    use = await valkey.hgetall(f"sekisho:{name}:use:{left.tenant.tenant_id}:202611")
     await valkey.aclose()
     for level in ("", "licence:lic/g1 ", f"key:{'k' * 12} "):
         assert (use[f"{level}used_tokens"], use[f"{level}held_tokens"]) == ("30", "0")

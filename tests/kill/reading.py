@@ -10,6 +10,8 @@ import asyncpg
 from redis.asyncio import Redis
 
 from billing.types import Usage
+from gateway.limits.holds import Holds
+from gateway.limits.levels import UNBOUNDED, LimitLevel
 from tests.kill.book import Counters, Facts, Row
 from tests.kill.clients import Seen
 from tests.kill.stack import CARDS, Stack
@@ -43,7 +45,7 @@ async def quiet(stack: Stack, within_s: float) -> float | None:
     valkey: Any = Redis.from_url(stack.valkey_url, decode_responses=True)
     try:
         while loop.time() - started < within_s:
-            if not await connection.fetchval(_UNFINISHED) and not await _holds(valkey):
+            if not await connection.fetchval(_UNFINISHED) and not await _holds(connection, valkey):
                 return loop.time() - started
             await asyncio.sleep(POLL_S)
         return None
@@ -72,14 +74,15 @@ async def facts(stack: Stack, seen: Sequence[Seen]) -> Facts:
     deaths, instances = stack.deaths(), stack.instances()
     try:
         rows = [_row(dict(row)) for row in await connection.fetch(_ROWS)]
+        await _filled(stack, {(row.tenant_id, row.period) for row in rows if row.period})
         buried = await connection.fetchval("SELECT count(*) FROM settle_dead") + await connection.fetchval(_STRAY)
         return Facts(
             seen=seen,
             rows={row.request_id: row for row in rows},
             records=_records(stack.record),
             cards=CARDS,
-            counters=await _counters(valkey),
-            holds=await _holds(valkey),
+            counters=await _counters(connection, valkey),
+            holds=await _holds(connection, valkey),
             buried=buried,
             gateway_deaths={instances[kill.pid]: kill.at for kill in deaths if kill.pid in instances},
             engine_deaths=[kill.at for kill in deaths if kill.victim == "engine"],
@@ -108,14 +111,45 @@ def _records(path: Path) -> dict[str, Usage]:
     return found
 
 
-async def _holds(valkey: Any) -> list[str]:
-    return [hold async for key in valkey.scan_iter(match="sekisho:holds:*") for hold in await valkey.hkeys(key)]
+async def _filled(stack: Stack, months: set[tuple[str, str]]) -> None:
+    """A generation of limits reads a month when it is first asked for: ask for all of them."""
+    holds = Holds(stack.valkey_url, stack.dsn)
+    try:
+        for tenant_id, period in months:
+            await holds.look(tenant_id, [LimitLevel("tenant", tenant_id, UNBOUNDED)], period)
+    finally:
+        await holds.close()
 
 
-async def _counters(valkey: Any) -> dict[tuple[str, str, str], Counters]:
+async def _holds(connection: Any, valkey: Any) -> list[str]:
+    mode = await connection.fetchrow("SELECT mode, generation, name FROM limits_mode")
+    if mode["mode"] == "book":
+        rows = await connection.fetch(
+            "SELECT request_id FROM limit_hold JOIN limit_book USING (tenant_id) WHERE generation = $1",
+            mode["generation"],
+        )
+        return [row["request_id"] for row in rows]
+    pattern = f"sekisho:{mode['name']}:holds:*"
+    return [hold async for key in valkey.scan_iter(match=pattern) for hold in await valkey.hkeys(key)]
+
+
+async def _counters(connection: Any, valkey: Any) -> dict[tuple[str, str, str], Counters]:
+    mode = await connection.fetchrow("SELECT mode, generation, name FROM limits_mode")
+    if mode["mode"] == "book":
+        rows = await connection.fetch(
+            "SELECT limit_use.* FROM limit_use JOIN limit_book USING (tenant_id) WHERE generation = $1",
+            mode["generation"],
+        )
+        return {
+            (row["tenant_id"], row["level"], row["period"]): Counters(
+                row["used_tokens"], row["used_micro_yen"], row["held_tokens"], row["held_micro_yen"]
+            )
+            for row in rows
+        }
     found: dict[tuple[str, str, str], dict[str, int]] = {}
-    async for key in valkey.scan_iter(match="sekisho:use:*"):
-        tenant_id, _, period = key.removeprefix("sekisho:use:").rpartition(":")
+    prefix = f"sekisho:{mode['name']}:use:"
+    async for key in valkey.scan_iter(match=f"{prefix}*"):
+        tenant_id, _, period = key.removeprefix(prefix).rpartition(":")
         for field, value in (await valkey.hgetall(key)).items():
             level, _, name = field.rpartition(" ")
             found.setdefault((tenant_id, level, period), {})[name] = int(value)

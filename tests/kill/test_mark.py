@@ -45,7 +45,8 @@ def at_the_first_byte(mark: "asyncio.Future[bool]") -> tuple[Delivery, Exchange,
     exchange.call = Call(True, False, 1, 10, 10, 10, {})
     journal = SimpleNamespace(marks=SimpleNamespace(put=lambda _: mark))
     progress = SimpleNamespace(begun=lambda _: None)
-    delivery = Delivery(cast("Any", journal), cast("Any", progress), cast("Any", None), Timeouts())
+    nobody = cast("Any", None)
+    delivery = Delivery(cast("Any", journal), cast("Any", progress), nobody, Timeouts(), nobody)
     answer = SimpleNamespace(abort=lambda: None)
     return delivery, exchange, Begun(cast("Any", answer), [CHUNK], b"")
 

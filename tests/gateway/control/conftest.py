@@ -10,14 +10,18 @@ import pytest
 import pytest_asyncio
 import uvicorn
 
+from gateway.clock import Clock
 from gateway.control.app import PREFIX, admin_app
 from gateway.control.bootstrap import ensure_admin_key
 from gateway.control.plane import Plane, pool_of
 from gateway.edge.http_protocol import SekishoProtocol
 from gateway.identity.secrets import load_peppers
 from gateway.identity.shared import FailedAttempts
+from gateway.limits.holds import Holds
 from gateway.limits.scripts import Scripts
 from gateway.tenancy.keystore import KeyFiles
+from gateway.tenancy.standing import LimitView
+from gateway.tenancy.watch import SnapshotWatch
 from tests.conftest import Stores
 from tests.gateway.control.admin import Administration, Administrator
 from tests.gateway.control.parties import Parties
@@ -33,8 +37,17 @@ async def admin(stores: Stores, tmp_path_factory: pytest.TempPathFactory) -> Asy
     await connection.close()
     async with pool_of(stores.dsn) as pool:
         scripts = Scripts(stores.valkey_url)
-        app = admin_app(Plane(pool, load_peppers(data_dir), KeyFiles(data_dir)), FailedAttempts(scripts, 60))
+        clock = Clock()
+        watch, holds = SnapshotWatch(stores.dsn, clock), Holds(stores.valkey_url, stores.dsn)
+        await watch.poll()
+        watching = asyncio.create_task(watch.run())
+        plane = Plane(pool, load_peppers(data_dir), KeyFiles(data_dir), LimitView(watch, holds, clock))
+        app = admin_app(plane, FailedAttempts(scripts, 60))
         yield Administration(app, Administrator(app, key), data_dir, stores.dsn)
+        watching.cancel()
+        await asyncio.gather(watching, return_exceptions=True)
+        await watch.close()
+        await holds.close()
         await scripts.close()
 
 

@@ -7,7 +7,7 @@ import stat
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 from urllib.parse import urlsplit
 
 import asyncpg
@@ -226,7 +226,7 @@ async def test_plane_without_a_database_says_so_and_nothing_else(admin: Administ
 
     scripts = Scripts(stores.valkey_url)
     async with pool_of("postgresql:///x?host=/nowhere") as pool:
-        plane = Plane(pool, load_peppers(admin.data_dir), KeyFiles(admin.data_dir))
+        plane = Plane(pool, load_peppers(admin.data_dir), KeyFiles(admin.data_dir), cast("Any", None))
         app = admin_app(plane, FailedAttempts(scripts, 60))
         status, error = await Administrator(app, admin.root.key).error("GET", "/whoami")
     await scripts.close()

@@ -3,6 +3,7 @@
 import base64
 from collections.abc import Callable
 from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import uuid4
 
@@ -62,6 +63,12 @@ def an_issuer(**changes: Any) -> dict[str, Any]:
     }  # fmt: skip
 
 
+def a_raise(**changes: Any) -> dict[str, Any]:
+    """A higher limit until the end of time, nearly."""
+    end = (datetime.now(UTC) + timedelta(days=30)).isoformat()
+    return {"level": "tenant", "limit_name": "rpm", "value": 120, "ends_at": end, "reason": "a fair", **changes}
+
+
 @dataclass(frozen=True, slots=True)
 class Estate:
     """A tenant and the ids of what it has, besides things that have no tenant."""
@@ -83,6 +90,7 @@ class Estate:
     invoice: str
     webhook: str
     event: str
+    raise_id: str
 
     @classmethod
     async def made(cls, admin: Administration, parties: Parties) -> "Estate":
@@ -109,6 +117,7 @@ class Estate:
             (await root.good("POST", f"{own}/agreements", in_force))["agreement_id"],
             *await _invoiced(root, own),
             webhook, (await root.good("POST", f"/webhooks/{webhook}/test"))["event_id"],
+            (await root.good("POST", f"{own}/raises", a_raise()))["raise_id"],
         )  # fmt: skip
 
     def path(self, route: str) -> str:
@@ -117,7 +126,8 @@ class Estate:
             "tenant_id": self.tenant, "project_id": self.project, "client_id": self.client,
             "issuer_id": self.billing_issuer if "billing-issuers" in route else self.issuer,
             "licence_id": self.licence, "upstream_id": self.upstream, "rate_card_id": self.rate_card,
-            "agreement_id": self.agreement, "endpoint_id": self.webhook, "period": "2026-02", "number": self.invoice,
+            "agreement_id": self.agreement, "raise_id": self.raise_id, "endpoint_id": self.webhook, "period": "2026-02",
+            "number": self.invoice,
             "key_id": self.trust_key if "trust" in route else self.admin_key if "admin" in route else self.key,
         }  # fmt: skip
         return route.format(**values)
@@ -146,6 +156,8 @@ BODIES: dict[tuple[str, str], Callable[[Estate], Any]] = {
     ("POST", "/tenants"): lambda _: tenant_body(),
     ("PATCH", "/tenants/{tenant_id}"): lambda _: {"rpm": 61},
     ("POST", "/tenants/{tenant_id}/sites"): lambda _: {"sites": [_fresh("site")]},
+    ("POST", "/tenants/{tenant_id}/raises"): lambda _: a_raise(),
+    ("POST", "/raises/{raise_id}/revoke"): lambda _: None,
     ("POST", "/tenants/{tenant_id}/projects"): lambda _: {"project_id": _fresh("p")},
     ("PATCH", "/tenants/{tenant_id}/projects/{project_id}"): lambda _: {"name": "P"},
     ("POST", "/tenants/{tenant_id}/keys"): lambda _: {"label": _fresh("k")},

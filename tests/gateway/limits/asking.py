@@ -69,10 +69,16 @@ async def release(holds: Holds, hold: Hold, tokens: int = 0, micro_yen: int = 0)
     await holds.release(Release(hold.request_id, hold.tenant_id, hold.period, tokens, micro_yen))
 
 
+async def key_of(valkey: Any, part: str, tenant_id: str, period: str = "") -> str:
+    """A key of the generation in force."""
+    row = (await valkey.book.fetch("SELECT name FROM limits_mode"))[0]
+    return f"sekisho:{row['name']}:{part}:{tenant_id}" + (f":{period}" if period else "")
+
+
 async def sums(valkey: Any, tenant_id: str, period: str = PERIOD) -> dict[str, tuple[int, ...]]:
     """Used and held tokens, used and held micro-yen of every level that has any; the tenant's is ''."""
     found: dict[str, dict[str, int]] = {}
-    for field, value in (await valkey.hgetall(f"sekisho:use:{tenant_id}:{period}")).items():
+    for field, value in (await valkey.hgetall(await key_of(valkey, "use", tenant_id, period))).items():
         level, _, quantity = field.rpartition(" ")
         found.setdefault(level, {})[quantity] = int(value)
     return {
@@ -90,6 +96,5 @@ def a_row(chain: Chain, **changes: Any) -> OpenRow:
 
 async def forget(valkey: Any, chain: Chain, *parts: str) -> None:
     """Valkey loses the month's sums, and of the tenant what `parts` names."""
-    await valkey.delete(
-        f"sekisho:use:{chain.tenant_id}:{PERIOD}", *(f"sekisho:{part}:{chain.tenant_id}" for part in parts)
-    )
+    names = [await key_of(valkey, part, chain.tenant_id) for part in parts]
+    await valkey.delete(await key_of(valkey, "use", chain.tenant_id, PERIOD), *names)

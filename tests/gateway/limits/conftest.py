@@ -7,6 +7,7 @@ import pytest_asyncio
 from redis.asyncio import Redis
 
 from billing.journal import Journal
+from billing.link import Link
 from gateway.limits.holds import Holds
 from tests.conftest import Stores
 
@@ -29,8 +30,11 @@ async def processes(stores: Stores) -> AsyncIterator[list[Holds]]:
 
 @pytest_asyncio.fixture
 async def valkey(stores: Stores) -> AsyncIterator[Any]:
+    """Valkey itself; `book` tells which generation is in force."""
     client: Any = Redis.from_url(stores.valkey_url, decode_responses=True)
+    client.book = Link(stores.dsn)
     yield client
+    await client.book.close()
     await client.aclose()
 
 

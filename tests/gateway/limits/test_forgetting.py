@@ -14,7 +14,7 @@ from billing.recovery import finals
 from billing.types import OpenRow, Usage
 from gateway.limits.holds import Holds, Release
 from tests.billing.rows import a_settlement
-from tests.gateway.limits.asking import Chain, a_row, forget, reserve, sums
+from tests.gateway.limits.asking import Chain, a_row, forget, key_of, reserve, sums
 
 REQUESTS = 60
 SEEDS = range(12)
@@ -101,10 +101,8 @@ async def test_sums_lost_amid_the_traffic_come_back_exactly(
     await asyncio.gather(lose(), *requests)
     await traffic.whole()
     assert await sums(valkey, traffic.base.tenant_id) == await traffic.in_the_journal()
-    assert (
-        await valkey.exists(f"sekisho:holds:{traffic.base.tenant_id}", f"sekisho:concurrent:{traffic.base.tenant_id}")
-        == 0
-    )
+    left = [await key_of(valkey, part, traffic.base.tenant_id) for part in ("holds", "concurrent")]
+    assert await valkey.exists(*left) == 0
 
 
 @pytest.mark.parametrize("seed", SEEDS)

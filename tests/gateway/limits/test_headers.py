@@ -8,8 +8,10 @@ from gateway.edge.inbound import Inbound
 from gateway.limits.headroom import Headroom
 from gateway.limits.holds import Hold, Holds
 from gateway.limits.levels import Limits
+from gateway.limits.reservation import Reservation
 from tests.gateway.limits.asking import Chain, refused
 
+ASKED = Reservation("r", "t", (), "202611", 5, 5, "gateway-1", "Asia/Tokyo", None)
 SCOPE = {"type": "http", "scheme": "http", "method": "POST", "path": "/", "headers": []}
 
 
@@ -38,7 +40,7 @@ class Client:
 
 def test_answer_tells_the_levels_that_bind() -> None:
     requests, tokens = Headroom("key", 60, 59, 12), Headroom("project", 1_000, 7, 86_400)
-    exchange = Exchange("chat", "gateway-1", hold=Hold("r", "t", "202611", 5, 5, requests, tokens))
+    exchange = Exchange("chat", "gateway-1", hold=Hold(ASKED, 1, requests, tokens))
     headers = dict(response_headers(exchange, Client().inbound))
     assert {name: value for name, value in headers.items() if name.startswith(b"x-ratelimit-")} == {
         b"x-ratelimit-limit-requests": b"60", b"x-ratelimit-remaining-requests": b"59",
@@ -49,7 +51,7 @@ def test_answer_tells_the_levels_that_bind() -> None:
 
 
 def test_answer_that_nothing_limits_tells_nothing() -> None:
-    exchange = Exchange("chat", "gateway-1", hold=Hold("r", "t", "202611", 5, 5, None, None))
+    exchange = Exchange("chat", "gateway-1", hold=Hold(ASKED, 1, None, None))
     names = [name for name, _ in response_headers(exchange, Client().inbound)]
     assert not any(name.startswith(b"x-ratelimit-") for name in names)
 

@@ -14,6 +14,7 @@ from gateway.limits.levels import LimitLevel
 from gateway.tenancy.snapshot import Tenant
 from tests.billing.rows import a_settlement, an_open_row
 from tests.conftest import Stores, a_tenant
+from tests.gateway.limits.asking import key_of
 
 PERIOD = "202611"
 
@@ -36,7 +37,7 @@ def the_release(hold: Hold, tokens: int, micro_yen: int = 0) -> Release:
 
 
 async def counters(valkey: Any, tenant: Tenant) -> dict[str, int]:
-    stored = await valkey.hgetall(f"sekisho:use:{tenant.tenant_id}:{PERIOD}")
+    stored = await valkey.hgetall(await key_of(valkey, "use", tenant.tenant_id, PERIOD))
     return {name: int(value) for name, value in stored.items() if " " not in name}
 
 

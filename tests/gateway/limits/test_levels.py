@@ -10,10 +10,10 @@ from gateway.limits.headroom import Headroom, least, ratelimit_headers
 from gateway.limits.holds import Holds
 from gateway.limits.levels import Limits
 from gateway.limits.period import end_of, period_of
-from tests.gateway.limits.asking import Chain, refused, release, reserve, sums, within_one_minute
+from tests.gateway.limits.asking import Chain, key_of, refused, release, reserve, sums, within_one_minute
 
 KINDS = ("tenant", "licence", "project", "key")
-LIMITS = ("tokens_month", "micro_yen_month", "concurrency", "rpm")
+LIMITS = ("tokens_month", "micro_yen_month", "concurrency", "rpm", "tpm")
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -68,7 +68,7 @@ async def test_hold_ends_at_every_level_once(holds: Holds, valkey: Any) -> None:
     for _ in range(3):
         await release(holds, hold, tokens=30, micro_yen=500)
     assert await sums(valkey, chain.tenant_id) == dict.fromkeys(levels, (30, 0, 500, 0))
-    assert await valkey.exists(f"sekisho:holds:{chain.tenant_id}", f"sekisho:concurrent:{chain.tenant_id}") == 0
+    assert await valkey.exists(*[await key_of(valkey, part, chain.tenant_id) for part in ("holds", "concurrent")]) == 0
 
 
 async def test_limit_set_on_a_key_in_the_middle_of_the_month_counts_what_it_used_before(holds: Holds) -> None:
@@ -113,7 +113,7 @@ async def test_minute_that_is_over_counts_no_more(holds: Holds, valkey: Any) -> 
     for _ in range(2):
         await reserve(holds, chain)
     assert (await refused(holds, chain)).rule == "limit:key:rpm"
-    await valkey.hincrby(f"sekisho:rate:{chain.tenant_id}", "minute", -1)  # as if they were a minute old
+    await valkey.hincrby(await key_of(valkey, "rate", chain.tenant_id), "minute", -1)  # as if they were a minute old
     await reserve(holds, chain.changed("key", id="other"))
     hold = await reserve(holds, chain)
     assert hold.requests_left is not None

@@ -9,7 +9,7 @@ from typing import Any
 from gateway.faults import Fault
 from gateway.limits.holds import Hold, Holds
 from gateway.limits.levels import Limits
-from tests.gateway.limits.asking import Chain, refused, release, reserve, sums
+from tests.gateway.limits.asking import Chain, key_of, refused, release, reserve, sums
 
 REQUESTS = 6_000
 IN_FLIGHT = 120
@@ -78,7 +78,7 @@ async def test_three_processes_overspend_no_level_and_leave_nothing_behind(proce
     stored = await sums(valkey, tenant_id)
     assert {name.replace(":", " ", 1) or "tenant": sum_[0] for name, sum_ in stored.items()} == +ledger.tokens
     assert {sum_[1:] for sum_ in stored.values()} == {(0, 0, 0)}
-    assert await valkey.exists(f"sekisho:holds:{tenant_id}", f"sekisho:concurrent:{tenant_id}") == 0
+    assert await valkey.exists(*[await key_of(valkey, part, tenant_id) for part in ("holds", "concurrent")]) == 0
     assert {rule.split(":")[2] for rule in ledger.refused} == {"tokens_month", "concurrency"}
     await _use_up(processes, all_chains, ledger)
 
