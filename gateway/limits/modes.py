@@ -105,6 +105,7 @@ class Modes:
         self._wake = asyncio.Event()
         self._probe_now = asyncio.Event()
         self._tasks: list[asyncio.Task[None]] = []
+        self._closing = False
 
     @property
     def leased(self) -> bool:
@@ -179,7 +180,7 @@ class Modes:
             self._tasks = [asyncio.create_task(self._poll_on()), asyncio.create_task(self._probe_on())]
 
     async def _poll_on(self) -> None:
-        while True:
+        while not self._closing:
             try:
                 if await self.poll():
                     continue  # a change is answered at once: others wait for it
@@ -219,7 +220,7 @@ class Modes:
         return not counted or known != mode.generation
 
     async def _probe_on(self) -> None:
-        while True:
+        while not self._closing:  # the client of Valkey may swallow a cancellation
             try:
                 await self._probe()
             except (OSError, PostgresError) as error:
@@ -266,6 +267,7 @@ class Modes:
 
     async def close(self) -> None:
         """Stop, and be waited for no more."""
+        self._closing = True
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
