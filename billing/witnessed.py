@@ -1,6 +1,9 @@
 """The engines' records in the book, and what of them no tenant pays for.
 
-    Σ witness_record = Σ journal (what tenants are charged for) + Σ platform_usage, in prompt and completion tokens
+    Σ witness_record = Σ journal (what tenants are charged for) + Σ platform_usage, in every kind of tokens
+
+A row of the platform's account may hold a part without its whole (cached tokens but no prompt tokens): the tenant was
+charged for that prompt, from a usage that did not know yet how much of it was cached.
 
 Each record is judged once, when its request's row is final. `docs/decisions/0012-platform-account.md` gives the reasons
 of the platform's account.
@@ -65,7 +68,8 @@ WITH fresh AS (
     reasoning_tokens - mine * reasoning, ended_at
   FROM borne
   WHERE prompt_tokens >= mine * prompt AND completion_tokens >= mine * completion
-    AND (prompt_tokens, completion_tokens) <> (mine * prompt, mine * completion)
+    AND (prompt_tokens, cached_tokens, image_tokens, audio_tokens, completion_tokens, reasoning_tokens)
+      <> (mine * prompt, mine * cached, mine * image, mine * audio, mine * completion, mine * reasoning)
   ON CONFLICT (attempt_id) DO NOTHING
 )
 UPDATE witness_record w SET reconciled_at = now() FROM borne b WHERE w.attempt_id = b.attempt_id RETURNING 1
