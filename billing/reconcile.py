@@ -25,6 +25,7 @@ WHERE j.booked_at >= $1 AND j.booked_at < $2 AND j.state <> 'voided'
 SELECT j.request_id::text AS what FROM journal j JOIN upstream u ON u.upstream_id = j.upstream_id
 WHERE j.booked_at >= $1 AND j.booked_at < $2 AND j.state <> 'voided' AND j.usage_source <> 'none'
   AND u.witness_url IS NOT NULL AND j.settled_at < now() - interval '{RECORD_LATE}'
+  AND j.opened_at >= kept_since('witness_record')
   AND j.opened_at >= coalesce((SELECT min(started_at) FROM witness_record r WHERE r.upstream_id = u.upstream_id),
     'infinity')
   AND NOT EXISTS (SELECT FROM witness_record w WHERE w.attempt_id = j.request_id::text || '-' || j.attempt)""",  # noqa: S608 # constants of our own
@@ -96,7 +97,9 @@ async def reconcile(connection: Any, start: datetime, end: datetime) -> Reconcil
         rows = await connection.fetch(query, start, end)
         if rows:
             findings.append(Finding(code, len(rows), tuple(row["what"] for row in rows[:SHOWN_MAX])))
-    sums = await connection.fetch(_SUMS, start, end)
+    # Of a time whose records are kept no longer only the platform's part is left.
+    kept = await connection.fetch("SELECT kept_since('witness_record') AS since")
+    sums = await connection.fetch(_SUMS, max(start, kept[0]["since"]), end)
     witness, tenants, platform = (
         msgspec.json.decode(sums[0][name], type=Usage) for name in ("witness", "tenants", "platform")
     )
