@@ -4,6 +4,10 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
+import msgspec
+
+from billing.types import Usage
+
 # A record is read within seconds of its end; an engine whose record cannot be read for this long is a finding.
 RECORD_LATE = "10 minutes"
 UNFINISHED_AFTER = "1 hour"
@@ -21,6 +25,7 @@ WHERE j.booked_at >= $1 AND j.booked_at < $2 AND j.state <> 'voided'
 SELECT j.request_id::text AS what FROM journal j JOIN upstream u ON u.upstream_id = j.upstream_id
 WHERE j.booked_at >= $1 AND j.booked_at < $2 AND j.state <> 'voided' AND j.usage_source <> 'none'
   AND u.witness_url IS NOT NULL AND j.settled_at < now() - interval '{RECORD_LATE}'
+  AND j.opened_at >= kept_since('witness_record')
   AND j.opened_at >= coalesce((SELECT min(started_at) FROM witness_record r WHERE r.upstream_id = u.upstream_id),
     'infinity')
   AND NOT EXISTS (SELECT FROM witness_record w WHERE w.attempt_id = j.request_id::text || '-' || j.attempt)""",  # noqa: S608 # constants of our own
@@ -44,17 +49,23 @@ SELECT d.request_id::text AS what FROM settle_dead d JOIN journal j ON j.request
 WHERE d.created_at >= $1 AND d.created_at < $2 AND j.settled_at IS NULL""",
 }
 
-_SUMS = """
+_KINDS = ("prompt", "cached", "completion", "reasoning", "image", "audio")
+
+
+def _sums(prefix: str = "") -> str:
+    """SQL: a JSON object of the sums of every kind of tokens."""
+    return "json_build_object(" + ", ".join(f"'{k}', coalesce(sum({prefix}{k}_tokens), 0)" for k in _KINDS) + ")::text"
+
+
+_SUMS = f"""
 SELECT
-  (SELECT json_build_array(coalesce(sum(prompt_tokens), 0), coalesce(sum(completion_tokens), 0)) FROM witness_record
-    WHERE ended_at >= $1 AND ended_at < $2 AND reconciled_at IS NOT NULL)::text AS witness,
-  (SELECT json_build_array(coalesce(sum(j.prompt_tokens), 0), coalesce(sum(j.completion_tokens), 0))
+  (SELECT {_sums()} FROM witness_record
+    WHERE ended_at >= $1 AND ended_at < $2 AND reconciled_at IS NOT NULL) AS witness,
+  (SELECT {_sums("j.")}
     FROM witness_record w JOIN journal j ON j.request_id::text || '-' || j.attempt = w.attempt_id
-    WHERE w.ended_at >= $1 AND w.ended_at < $2 AND w.reconciled_at IS NOT NULL AND j.state <> 'voided')::text
-    AS tenants,
-  (SELECT json_build_array(coalesce(sum(prompt_tokens), 0), coalesce(sum(completion_tokens), 0)) FROM platform_usage
-    WHERE ended_at >= $1 AND ended_at < $2)::text AS platform
-"""
+    WHERE w.ended_at >= $1 AND w.ended_at < $2 AND w.reconciled_at IS NOT NULL AND j.state <> 'voided') AS tenants,
+  (SELECT {_sums()} FROM platform_usage WHERE ended_at >= $1 AND ended_at < $2) AS platform
+"""  # noqa: S608 # constants of our own
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,13 +79,13 @@ class Finding:
 
 @dataclass(frozen=True, slots=True)
 class Reconciliation:
-    """What was compared in [`start`, `end`): (prompt, completion) tokens of each account, and the findings."""
+    """What was compared in [`start`, `end`): the tokens of each account, and the findings."""
 
     start: datetime
     end: datetime
-    witness: tuple[int, int]
-    tenants: tuple[int, int]
-    platform: tuple[int, int]
+    witness: Usage
+    tenants: Usage
+    platform: Usage
     findings: tuple[Finding, ...]
 
 
@@ -86,14 +97,19 @@ async def reconcile(connection: Any, start: datetime, end: datetime) -> Reconcil
         rows = await connection.fetch(query, start, end)
         if rows:
             findings.append(Finding(code, len(rows), tuple(row["what"] for row in rows[:SHOWN_MAX])))
-    sums = await connection.fetch(_SUMS, start, end)
-    witness, tenants, platform = (_pair(sums[0][name]) for name in ("witness", "tenants", "platform"))
-    difference = tuple(w - t - p for w, t, p in zip(witness, tenants, platform, strict=True))
-    if any(difference):
-        findings.append(Finding("sums_differ", 1, (f"prompt {difference[0]}, completion {difference[1]} tokens",)))
+    # Of a time whose records are kept no longer only the platform's part is left.
+    kept = await connection.fetch("SELECT kept_since('witness_record') AS since")
+    sums = await connection.fetch(_SUMS, max(start, kept[0]["since"]), end)
+    witness, tenants, platform = (
+        msgspec.json.decode(sums[0][name], type=Usage) for name in ("witness", "tenants", "platform")
+    )
+    differences = {kind: _difference(kind, witness, tenants, platform) for kind in _KINDS}
+    if any(differences.values()):
+        parts = [f"{kind} {n:+d}" for kind, n in differences.items() if n]
+        findings.append(Finding("sums_differ", 1, (f"{', '.join(parts)} tokens",)))
     return Reconciliation(start, end, witness, tenants, platform, tuple(findings))
 
 
-def _pair(text: str) -> tuple[int, int]:
-    prompt, completion = text.strip("[]").split(",")
-    return int(prompt), int(completion)
+def _difference(kind: str, witness: Usage, tenants: Usage, platform: Usage) -> int:
+    counted: int = getattr(witness, kind) - getattr(tenants, kind) - getattr(platform, kind)
+    return counted

@@ -1,6 +1,9 @@
 """The engines' records in the book, and what of them no tenant pays for.
 
-    Σ witness_record = Σ journal (what tenants are charged for) + Σ platform_usage, in prompt and completion tokens
+    Σ witness_record = Σ journal (what tenants are charged for) + Σ platform_usage, in every kind of tokens
+
+A row of the platform's account may hold a part without its whole (cached tokens but no prompt tokens): the tenant was
+charged for that prompt, from a usage that did not know yet how much of it was cached.
 
 Each record is judged once, when its request's row is final. `docs/decisions/0012-platform-account.md` gives the reasons
 of the platform's account.
@@ -14,7 +17,7 @@ import msgspec
 # A row that is not here this long after its engine has ended will not come: its process died before it was stored.
 UNJOURNALED_AFTER = "10 minutes"
 JUDGED_ROWS_MAX = 5_000
-KEPT_DAYS = 400
+FORGOTTEN_ROWS_MAX = 20_000
 
 _CURSORS = "SELECT file, next FROM witness_cursor WHERE upstream_id = $1"
 
@@ -65,13 +68,18 @@ WITH fresh AS (
     reasoning_tokens - mine * reasoning, ended_at
   FROM borne
   WHERE prompt_tokens >= mine * prompt AND completion_tokens >= mine * completion
-    AND (prompt_tokens, completion_tokens) <> (mine * prompt, mine * completion)
+    AND (prompt_tokens, cached_tokens, image_tokens, audio_tokens, completion_tokens, reasoning_tokens)
+      <> (mine * prompt, mine * cached, mine * image, mine * audio, mine * completion, mine * reasoning)
   ON CONFLICT (attempt_id) DO NOTHING
 )
 UPDATE witness_record w SET reconciled_at = now() FROM borne b WHERE w.attempt_id = b.attempt_id RETURNING 1
 """  # noqa: S608 # a constant of our own
 
-_FORGET = "DELETE FROM witness_record WHERE ended_at < now() - $1 * interval '1 day' AND reconciled_at IS NOT NULL"
+_FORGET = """
+DELETE FROM {table} WHERE attempt_id IN (
+  SELECT attempt_id FROM {table} WHERE ended_at < kept_since('{table}') ORDER BY ended_at LIMIT $1)
+RETURNING 1
+"""
 
 
 async def cursors(connection: Any, upstream_id: str) -> dict[str, int]:
@@ -90,6 +98,10 @@ async def judge(connection: Any) -> int:
     return len(await connection.fetch(_JUDGE, JUDGED_ROWS_MAX))
 
 
-async def forget(connection: Any) -> None:
-    """Delete records that are too old to be asked for; the sums of their time stand in the platform's account."""
-    await connection.fetch(_FORGET, KEPT_DAYS)
+async def forget(connection: Any) -> int:
+    """Delete what is kept no longer (table `retention`), a bounded number of rows; returns how many."""
+    counts = [
+        len(await connection.fetch(_FORGET.format(table=table), FORGOTTEN_ROWS_MAX))
+        for table in ("witness_record", "platform_usage")
+    ]
+    return sum(counts)

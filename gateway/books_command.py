@@ -45,11 +45,11 @@ def _midnight(day: date) -> datetime:
 
 def _text(found: Reconciliation) -> str:
     span = f"{found.start.astimezone(NIGHT):%Y-%m-%d} to {found.end.astimezone(NIGHT):%Y-%m-%d} (Asia/Tokyo)"
-    lines = [f"{span}, at {datetime.now(UTC):%Y-%m-%dT%H:%M:%SZ}", "", f"{'':<22}{'prompt':>16}{'completion':>16}"]
-    for name, (prompt, completion) in (
-        ("engines' records", found.witness), ("tenants", found.tenants), ("platform", found.platform),
-    ):  # fmt: skip
-        lines.append(f"{name:<22}{prompt:>16,}{completion:>16,}")
+    kinds = ("prompt", "cached", "image", "audio", "completion", "reasoning")
+    head = f"{'':<18}" + "".join(f"{kind:>16}" for kind in kinds)
+    lines = [f"{span}, at {datetime.now(UTC):%Y-%m-%dT%H:%M:%SZ}", "", head]
+    for name, used in (("engines' records", found.witness), ("tenants", found.tenants), ("platform", found.platform)):
+        lines.append(f"{name:<18}" + "".join(f"{getattr(used, kind):>16,}" for kind in kinds))
     lines += ["", *(f"{one.code}: {one.count}: {', '.join(one.examples)}" for one in found.findings)]
     lines.append(f"{len(found.findings)} findings")
     return "\n".join(lines)

@@ -9,7 +9,7 @@ import uuid_utils
 
 from billing.journal import Journal
 from billing.link import Link
-from billing.spool import Spool
+from billing.spool import Spool, replay
 from gateway.clock import Clock
 from gateway.edge.count import PromptCounter
 from gateway.edge.deliver import Delivery
@@ -31,8 +31,11 @@ from gateway.tenancy.uses import CredentialUses
 from gateway.tenancy.watch import SnapshotWatch
 from gateway.upstreams.client import UpstreamClient
 from gateway.upstreams.witness import Witness
+from gateway.work.steps import every
 
 _LOG = logging.getLogger(__name__)
+
+SPOOL_EVERY_S = 1.0
 
 
 class Gateway:
@@ -108,6 +111,11 @@ class Gateway:
             asyncio.create_task(part.run())
             for part in (self.watch, self._heartbeat, self._progress, self._refusals, self._uses)
         ]
+        # The worker may be on another machine: what died on this one is settled from here.
+        spooled = every(
+            asyncio.Event(), SPOOL_EVERY_S, "spool", lambda: replay(self._settings.spool_dir, self._journal)
+        )
+        loops.append(asyncio.create_task(spooled))
         try:
             yield self
         finally:
@@ -125,6 +133,7 @@ class Gateway:
         await self._repeats.close()
         await self.holds.close()
         await self._journal.close()
+        self._spool.close()  # before anybody may take over our rows: what is on disk says more than they can find out
         await self._heartbeat.retire()
         await self.watch.close()
         await self.queries.close()

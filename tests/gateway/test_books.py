@@ -2,7 +2,7 @@
 
 import random
 from collections.abc import AsyncIterator
-from dataclasses import replace
+from dataclasses import astuple, replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -17,6 +17,7 @@ from billing.reconcile import Reconciliation, reconcile
 from billing.types import OpenRow, Usage
 from gateway.books import Books
 from gateway.books_command import reconcile_command
+from gateway.migrations.run import migrate
 from gateway.upstreams.witness import EngineRecord, Page, WitnessFile
 from tests.billing.rows import NOW, a_settlement, an_open_row
 from tests.conftest import Stores
@@ -24,6 +25,10 @@ from tests.conftest import Stores
 USAGE = Usage(prompt=30, cached=10, completion=7, reasoning=2, image=4)
 DAY = datetime.fromtimestamp(NOW / 1_000_000, UTC)
 SPAN = (DAY - timedelta(days=1), DAY + timedelta(days=1))
+
+
+def plus(one: Usage, other: Usage) -> Usage:
+    return Usage(*(a + b for a, b in zip(astuple(one), astuple(other), strict=True)))
 
 
 class Engine:
@@ -75,15 +80,23 @@ class World:
         return [finding.code for finding in (await self.reconcile()).findings]
 
 
+@pytest_asyncio.fixture(scope="module")
+async def template(stores: Stores) -> AsyncIterator[str]:
+    """The name of an empty book that others are copied from."""
+    admin = await asyncpg.connect(stores.dsn)
+    await admin.execute("CREATE DATABASE books_template")
+    await migrate(stores.dsn.replace("/sekisho?", "/books_template?"))
+    yield "books_template"
+    await admin.execute("DROP DATABASE books_template WITH (FORCE)")
+    await admin.close()
+
+
 @pytest_asyncio.fixture
-async def world(stores: Stores) -> AsyncIterator[World]:
+async def world(stores: Stores, template: str) -> AsyncIterator[World]:
     admin = await asyncpg.connect(stores.dsn)
     name = f"books_{uuid_utils.uuid7().hex}"
-    await admin.execute(f"CREATE DATABASE {name} TEMPLATE template0")
-    from gateway.migrations.run import migrate
-
+    await admin.execute(f"CREATE DATABASE {name} TEMPLATE {template}")
     dsn = stores.dsn.replace("/sekisho?", f"/{name}?")
-    await migrate(dsn)
     owner = await asyncpg.connect(dsn)
     await owner.execute(
         "INSERT INTO upstream (upstream_id, model, base_url, served_model, witness_url, tier, region, site, profile)"
@@ -105,7 +118,7 @@ async def test_what_was_booked_as_the_engine_counted_it_is_nobody_elses(world: W
     await world.round()
     assert await world.platform() == {}
     found = await world.reconcile()
-    assert (found.witness, found.tenants, found.platform, found.findings) == ((30, 7), (30, 7), (0, 0), ())
+    assert (found.witness, found.tenants, found.platform, found.findings) == (USAGE, USAGE, Usage(), ())
 
 
 async def test_each_reason_of_the_platforms_account(world: World) -> None:
@@ -133,7 +146,16 @@ async def test_each_reason_of_the_platforms_account(world: World) -> None:
     }
     found = await world.reconcile()
     assert found.findings == ()
-    assert found.witness == (found.tenants[0] + found.platform[0], found.tenants[1] + found.platform[1])
+    assert found.witness == plus(found.tenants, found.platform)
+
+
+async def test_kind_that_the_last_usage_did_not_know_is_the_platforms(world: World) -> None:
+    row = await world.exchange(Usage(prompt=30, completion=7), outcome="client_gone")
+    world.engine.wrote(f"{row.request_id}-1", USAGE)
+    await world.round()
+    found = await world.reconcile()
+    assert found.findings == ()
+    assert found.platform == Usage(cached=10, reasoning=2, image=4)
 
 
 async def test_record_of_a_request_under_way_waits_for_its_end(world: World) -> None:
@@ -159,7 +181,7 @@ async def test_engine_that_does_not_answer_is_read_on_later_and_a_page_read_twic
     world.engine.answers = True
     await world.round()
     assert await world.database.fetchval("SELECT count(*) FROM witness_record") == 7
-    assert (await world.reconcile()).witness == (7 * 30, 7 * 7)
+    assert (await world.reconcile()).witness == Usage(210, 70, 49, 14, 28)
 
 
 async def test_more_booked_than_worked_is_found(world: World) -> None:
@@ -222,26 +244,37 @@ async def test_command_says_what_it_found(world: World, capsys: pytest.CaptureFi
     assert await reconcile_command(world.dsn, "yesterday", None) == 2
 
 
+def drawn(chance: random.Random) -> Usage:
+    prompt, completion = chance.randrange(1, 500), chance.randrange(300)
+    image = chance.randrange(prompt)
+    return Usage(
+        prompt, chance.randrange(prompt), completion, chance.randrange(completion + 1), image,
+        chance.randrange(prompt - image),
+    )  # fmt: skip
+
+
 async def test_exchanges_of_every_kind_add_up(world: World) -> None:
     chance = random.Random(4)
     for number in range(250):
-        booked = Usage(chance.randrange(1, 500), 0, chance.randrange(0, 300), 0)
+        recorded = drawn(chance)
         file = chance.choice(["a.jsonl", "b.jsonl"])
         kind = chance.choice(["exact", "exact", "gone", "retried", "voided", "probe"])
-        if kind == "probe":
-            world.engine.wrote(f"probe-{number}", booked, file)
-            continue
+        attempt = 2 if kind == "retried" else 1
+        attempt_id = f"probe-{number}"
         if kind == "voided":
             row = await world.exchange(Usage(), state="voided", source="none", lines=(), first_byte_at=None)
-        else:
-            row = await world.exchange(booked, attempt=2 if kind == "retried" else 1)
-        last = replace(booked, completion=booked.completion + chance.randrange(40)) if kind == "gone" else booked
-        world.engine.wrote(f"{row.request_id}-{2 if kind == 'retried' else 1}", last, file)
+        elif kind == "gone":
+            row = await world.exchange(Usage(recorded.prompt, 0, chance.randrange(recorded.completion + 1), 0))
+        elif kind != "probe":
+            row = await world.exchange(recorded, attempt=attempt)
+        if kind != "probe":
+            attempt_id = f"{row.request_id}-{attempt}"
+        world.engine.wrote(attempt_id, recorded, file)
         if kind == "retried":
-            world.engine.wrote(f"{row.request_id}-1", Usage(chance.randrange(500), 0, chance.randrange(9), 0), file)
+            world.engine.wrote(f"{row.request_id}-1", drawn(chance), file)
     world.engine.page_rows = 50
     await world.round()
     found = await world.reconcile()
     assert found.findings == ()
-    assert min(found.platform) > 0
-    assert found.witness == (found.tenants[0] + found.platform[0], found.tenants[1] + found.platform[1])
+    assert min(astuple(found.platform)) > 0
+    assert found.witness == plus(found.tenants, found.platform)

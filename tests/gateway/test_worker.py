@@ -17,7 +17,9 @@ from gateway.limits.levels import UNBOUNDED, LimitLevel
 from gateway.settings import Settings
 from gateway.tenancy.snapshot import Tenant
 from gateway.upstreams.client import Timeouts
-from gateway.worker import DEAD_AFTER_S, WITNESS_WAIT_S_MAX, Liveness, Worker
+from gateway.work.liveness import DEAD_AFTER_S, Liveness
+from gateway.work.recover import WITNESS_WAIT_S_MAX
+from gateway.worker import Worker
 from tests.billing.rows import NOW, a_settlement, an_open_row
 from tests.conftest import Stores, a_tenant
 
@@ -172,7 +174,7 @@ async def test_recovery_twice_books_once(worker: Worker, left: Left, engine: tup
 async def test_sweep_ends_holds_of_settled_requests_and_of_requests_without_a_row(
     worker: Worker, left: Left, stores: Stores, monkeypatch: Any
 ) -> None:
-    monkeypatch.setattr("gateway.worker.HOLD_AGE_S_MIN", -1)
+    monkeypatch.setattr("gateway.work.sweep.HOLD_AGE_S_MIN", -1)
     settled = await left.request(delivered=False)
     await left.journal.settlements.put(a_settlement(settled, Usage(20, 0, 10, 0)))  # killed before its release
     orphan = str(uuid_utils.uuid7())  # killed before its row
@@ -188,7 +190,7 @@ async def test_sweep_ends_holds_of_settled_requests_and_of_requests_without_a_ro
 
 
 async def test_work_of_a_living_process_is_left_alone(worker: Worker, left: Left, monkeypatch: Any) -> None:
-    monkeypatch.setattr("gateway.worker.HOLD_AGE_S_MIN", -1)
+    monkeypatch.setattr("gateway.work.sweep.HOLD_AGE_S_MIN", -1)
     row = await left.request(delivered=True)
     held_only = str(uuid_utils.uuid7())
     await left.hold(held_only, tokens=70, micro_yen=1)
@@ -208,10 +210,10 @@ async def test_hold_whose_answer_got_lost_ends_though_its_process_lives(
     held_only = str(uuid_utils.uuid7())
     await left.hold(held_only, tokens=70, micro_yen=1)
     await left.link.fetch("INSERT INTO instance (instance_id, kind) VALUES ($1, 'gateway')", left.instance_id)
-    monkeypatch.setattr("gateway.worker.HOLD_AGE_S_MIN", -1)
+    monkeypatch.setattr("gateway.work.sweep.HOLD_AGE_S_MIN", -1)
     await rounds(worker, 0, 3)
     assert await left.held() == {held_only}
-    monkeypatch.setattr("gateway.worker.ROWLESS_HOLD_S_MAX", -1)
+    monkeypatch.setattr("gateway.work.sweep.ROWLESS_HOLD_S_MAX", -1)
     await rounds(worker, 4, 7)
     assert await left.held() == set()
 

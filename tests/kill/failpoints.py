@@ -238,15 +238,15 @@ def _after_release(trip: Trip) -> None:
 
 
 def _worker_before_settle(trip: Trip) -> None:
-    from gateway.worker import Worker
+    from gateway.work.recover import Recovery
 
-    _around(Worker, "_settle", before=lambda _self, row, *_: trip.passed(row.request_id, ""))
+    _around(Recovery, "_settle", before=lambda _self, row, *_: trip.passed(row.request_id, ""))
 
 
 def _worker_between_settle_and_release(trip: Trip) -> None:
     """The hold of a recovered row is about to be ended; the row is final by now."""
     from gateway.limits.holds import Holds
-    from gateway.worker import Worker
+    from gateway.work.recover import Recovery
 
     def settling(_self: Any, row: Any, *_: Any) -> None:
         _settling.set(row.request_id)
@@ -255,14 +255,14 @@ def _worker_between_settle_and_release(trip: Trip) -> None:
         if release.request_id == _settling.get():
             trip.passed(release.request_id, "")
 
-    _around(Worker, "_settle", before=settling)
+    _around(Recovery, "_settle", before=settling)
     _around(Holds, "release", before=releasing)
 
 
 def _worker_mid_sweep(trip: Trip) -> None:
     """A sweep has ended some of its holds and not the others."""
     from gateway.limits.holds import Holds
-    from gateway.worker import Worker
+    from gateway.work.sweep import Sweep
 
     def sweeping(*_: Any) -> None:
         _settling.set("sweep")
@@ -274,7 +274,7 @@ def _worker_mid_sweep(trip: Trip) -> None:
         if _settling.get() == "sweep":
             trip.passed(release.request_id, "")
 
-    _around(Worker, "_end_holds", before=sweeping, after=swept)
+    _around(Sweep, "_end_holds", before=sweeping, after=swept)
     _around(Holds, "release", after=released)
 
 

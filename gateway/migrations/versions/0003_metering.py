@@ -84,6 +84,23 @@ CREATE TABLE platform_usage (
     "CREATE INDEX witness_record_ended ON witness_record (ended_at)",
     "CREATE INDEX ledger_entry_booked ON ledger_entry (booked_at)",
     "CREATE INDEX journal_booked_at ON journal (booked_at) WHERE booked_at IS NOT NULL",
+    # How long what is kept, from which day on; `law_days` is the least that the named law allows.
+    """
+CREATE TABLE retention (
+  what text NOT NULL CHECK (what IN ('journal', 'witness_record', 'platform_usage')),
+  effective_from date NOT NULL,
+  kept_days integer NOT NULL,
+  law_days integer NOT NULL,
+  basis text NOT NULL,
+  PRIMARY KEY (what, effective_from),
+  CHECK (kept_days >= law_days)
+)""",
+    """
+INSERT INTO retention (what, effective_from, kept_days, law_days, basis) VALUES
+  ('journal', '2024-01-01', 3683, 2557,
+    'Books 7 years, 10 where losses are carried: Corporation Tax Act Enforcement Regulations, Art. 59'),
+  ('platform_usage', '2024-01-01', 3683, 2557, 'A part of the same books'),
+  ('witness_record', '2024-01-01', 400, 183, 'Logs 6 months: Regulation (EU) 2024/1689, Art. 19 and 26(6)')""",
     # One row per day of Asia/Tokyo that was reconciled.
     """
 CREATE TABLE reconcile_run (
@@ -95,21 +112,35 @@ CREATE TABLE reconcile_run (
 )
 
 _FUNCTIONS = (
-    # Seven years of books by law, ten where losses are carried (法人税法施行規則 59条). What is older leaves the table
-    # a whole month at a time, under another name; it is not deleted. An operator may export and drop it.
+    """
+CREATE FUNCTION kept_since(wanted text) RETURNS timestamptz LANGUAGE sql STABLE
+SET search_path = public, pg_temp AS $$
+  SELECT now() - kept_days * interval '1 day' FROM retention
+  WHERE what = wanted AND effective_from <= (now() AT TIME ZONE 'Asia/Tokyo')::date
+  ORDER BY effective_from DESC LIMIT 1
+$$""",
+    # What is older leaves the table a whole month at a time, under another name; it is not deleted. An operator may
+    # export and drop it. An id of that time finds no partition any more: neither a new row nor a settlement.
     """
 CREATE FUNCTION journal_retire_partitions() RETURNS void
-LANGUAGE plpgsql SECURITY DEFINER SET search_path = public, pg_temp AS $$
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = public, pg_temp SET lock_timeout = '2s' AS $$
 DECLARE
   old record;
 BEGIN
   FOR old IN SELECT c.relname FROM pg_inherits i JOIN pg_class c ON c.oid = i.inhrelid
-    WHERE i.inhparent = 'journal'::regclass
-      AND c.relname < 'journal_' || to_char(now() - interval '10 years 1 month', 'YYYYMM')
+    WHERE i.inhparent = 'journal'::regclass AND c.relname < 'journal_' || to_char(kept_since('journal'), 'YYYYMM')
   LOOP
     EXECUTE format('ALTER TABLE journal DETACH PARTITION %I', old.relname);
     EXECUTE format('ALTER TABLE %I RENAME TO %I', old.relname, 'retired_' || old.relname);
   END LOOP;
+END $$""",
+    """
+CREATE FUNCTION platform_keep() RETURNS trigger LANGUAGE plpgsql SET search_path = public, pg_temp AS $$
+BEGIN
+  IF TG_OP = 'DELETE' AND OLD.ended_at < kept_since('platform_usage') THEN
+    RETURN OLD;
+  END IF;
+  RAISE EXCEPTION 'platform_usage is append-only' USING ERRCODE = 'restrict_violation';
 END $$""",
     """
 CREATE FUNCTION open_billing_account() RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER
@@ -120,20 +151,21 @@ END $$""",
     "CREATE TRIGGER tenant_account AFTER INSERT ON tenant FOR EACH ROW EXECUTE FUNCTION open_billing_account()",
     (
         "CREATE TRIGGER platform_keep BEFORE UPDATE OR DELETE ON platform_usage"
-        " FOR EACH ROW EXECUTE FUNCTION refuse_change()"
+        " FOR EACH ROW EXECUTE FUNCTION platform_keep()"
     ),
 )
 
 _GRANTS = (
     (
-        "GRANT SELECT ON billing_account, outbox, witness_record, witness_cursor, platform_usage, reconcile_run"
-        " TO sekisho_app, sekisho_auditor"
+        "GRANT SELECT ON billing_account, outbox, witness_record, witness_cursor, platform_usage, reconcile_run,"
+        " retention TO sekisho_app, sekisho_auditor"
     ),
     "GRANT UPDATE ON billing_account TO sekisho_app",
     "GRANT INSERT, UPDATE, DELETE ON outbox TO sekisho_app",
     "GRANT INSERT, UPDATE, DELETE ON witness_record TO sekisho_app",
     "GRANT INSERT, UPDATE ON witness_cursor TO sekisho_app",
-    "GRANT INSERT ON platform_usage, reconcile_run TO sekisho_app",
+    "GRANT INSERT, DELETE ON platform_usage TO sekisho_app",
+    "GRANT INSERT ON reconcile_run TO sekisho_app",
     "GRANT EXECUTE ON FUNCTION journal_retire_partitions() TO sekisho_app",
 )
 
@@ -146,8 +178,11 @@ def upgrade() -> None:
 def downgrade() -> None:
     for statement in (
         "DROP TRIGGER tenant_account ON tenant",
-        "DROP TABLE reconcile_run, platform_usage, witness_cursor, witness_record, outbox, billing_account",
-        "DROP FUNCTION open_billing_account(), journal_retire_partitions()",
+        (
+            "DROP TABLE reconcile_run, retention, platform_usage, witness_cursor, witness_record, outbox,"
+            " billing_account"
+        ),
+        "DROP FUNCTION open_billing_account(), journal_retire_partitions(), platform_keep(), kept_since(text)",
         "DROP INDEX ledger_entry_booked, journal_booked_at",
         "DROP INDEX journal_booked",
         "CREATE INDEX journal_usage ON journal (tenant_id, settled_at) WHERE settled_at IS NOT NULL",

@@ -1,0 +1,1 @@
+"""The worker's steps, one subject each; `gateway.worker` takes them in turn."""
