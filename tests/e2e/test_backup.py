@@ -42,7 +42,7 @@ SELECT grantee || ' ' || privilege_type || ' ' || table_name AS guard FROM infor
 WHERE table_schema = 'public'
 """,
     """
-SELECT tgrelid::regclass || ' ' || tgenabled || ' ' || pg_get_triggerdef(oid) AS guard FROM pg_trigger
+SELECT tgrelid::regclass || ' ' || tgenabled::text || ' ' || pg_get_triggerdef(oid) AS guard FROM pg_trigger
 WHERE NOT tgisinternal
 """,
     """

@@ -238,7 +238,7 @@ async def test_many_who_begin_a_month_anew_at_once_erase_nothing_of_what_was_spe
     async def keep_asking(client: httpx.AsyncClient, until_s: float) -> None:
         while time.monotonic() < until_s:
             answers.append(await client.post("/chat/completions", json=body))
-            await asyncio.sleep(0.03)
+            await asyncio.sleep(0.08)
 
     try:
         async with callers(gateways, tenant) as clients:
