@@ -20,11 +20,12 @@ SELECT j.request_id::text AS what FROM journal j
 JOIN witness_record w ON w.attempt_id = j.request_id::text || '-' || j.attempt
 WHERE j.booked_at >= $1 AND j.booked_at < $2 AND j.state <> 'voided'
   AND (j.prompt_tokens > w.prompt_tokens OR j.completion_tokens > w.completion_tokens)""",
-    # Charged, and the engine that keeps records has none of it.
+    # Charged, and the engine that keeps records has none of it. An engine that was killed has none of what it was doing
+    # then: that was charged by the last count received, and is told as uncertain.
     "witness_missing": f"""
 SELECT j.request_id::text AS what FROM journal j JOIN upstream u ON u.upstream_id = j.upstream_id
-WHERE j.booked_at >= $1 AND j.booked_at < $2 AND j.state <> 'voided' AND j.usage_source <> 'none'
-  AND u.witness_url IS NOT NULL AND j.settled_at < now() - interval '{RECORD_LATE}'
+WHERE j.booked_at >= $1 AND j.booked_at < $2 AND j.state <> 'voided' AND j.usage_source IN ('engine', 'witness')
+  AND j.outcome NOT IN ('upstream_failed', 'upstream_timeout') AND u.witness_url IS NOT NULL AND j.settled_at < now() - interval '{RECORD_LATE}'
   AND j.opened_at >= kept_since('witness_record')
   AND j.opened_at >= coalesce((SELECT min(started_at) FROM witness_record r WHERE r.upstream_id = u.upstream_id),
     'infinity')
@@ -48,6 +49,15 @@ WHERE state IN ('open', 'dispatched', 'streaming') AND opened_at >= $1 AND opene
 SELECT d.request_id::text AS what FROM settle_dead d JOIN journal j ON j.request_id = d.request_id
 WHERE d.created_at >= $1 AND d.created_at < $2 AND j.settled_at IS NULL""",
 }
+
+# Charged by the last count received, since the engine, or engine and gateway together, died before the final one. The
+# engine may have worked for more, never for less.
+_UNCERTAIN = """
+SELECT count(*) AS requests, coalesce(sum(prompt_tokens + completion_tokens), 0)::bigint AS tokens FROM journal j
+WHERE booked_at >= $1 AND booked_at < $2 AND state <> 'voided'
+  AND (usage_source = 'checkpoint' OR outcome IN ('upstream_failed', 'upstream_timeout') AND usage_source = 'engine')
+  AND NOT EXISTS (SELECT FROM witness_record w WHERE w.attempt_id = j.request_id::text || '-' || j.attempt)
+"""
 
 _KINDS = ("prompt", "cached", "completion", "reasoning", "image", "audio")
 
@@ -79,13 +89,15 @@ class Finding:
 
 @dataclass(frozen=True, slots=True)
 class Reconciliation:
-    """What was compared in [`start`, `end`): the tokens of each account, and the findings."""
+    """What was compared in [`start`, `end`): the tokens of each account, and the findings. `uncertain` are requests and
+    tokens that were charged by the last count received and that no engine's record confirms."""
 
     start: datetime
     end: datetime
     witness: Usage
     tenants: Usage
     platform: Usage
+    uncertain: tuple[int, int]
     findings: tuple[Finding, ...]
 
 
@@ -107,7 +119,8 @@ async def reconcile(connection: Any, start: datetime, end: datetime) -> Reconcil
     if any(differences.values()):
         parts = [f"{kind} {n:+d}" for kind, n in differences.items() if n]
         findings.append(Finding("sums_differ", 1, (f"{', '.join(parts)} tokens",)))
-    return Reconciliation(start, end, witness, tenants, platform, tuple(findings))
+    row = (await connection.fetch(_UNCERTAIN, start, end))[0]
+    return Reconciliation(start, end, witness, tenants, platform, (row["requests"], row["tokens"]), tuple(findings))
 
 
 def _difference(kind: str, witness: Usage, tenants: Usage, platform: Usage) -> int:

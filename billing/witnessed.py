@@ -27,14 +27,19 @@ WITH given AS (
   SELECT * FROM json_to_recordset($4::json) AS g(attempt_id text, model text, state text, usage json,
     finish_reason text, started_at_us bigint, ended_at_us bigint)
 ), stored AS (
-  INSERT INTO witness_record (attempt_id, upstream_id, model, state, prompt_tokens, cached_tokens, image_tokens,
+  INSERT INTO witness_record AS w (attempt_id, upstream_id, model, state, prompt_tokens, cached_tokens, image_tokens,
     audio_tokens, completion_tokens, reasoning_tokens, finish_reason, started_at, ended_at)
   SELECT attempt_id, $1, model, state, (usage->>'prompt')::bigint, (usage->>'cached')::bigint,
     (usage->>'image')::bigint, (usage->>'audio')::bigint, (usage->>'completion')::bigint,
     (usage->>'reasoning')::bigint, finish_reason, from_micros(started_at_us),
     from_micros(coalesce(ended_at_us, started_at_us))
   FROM given ORDER BY attempt_id
-  ON CONFLICT (attempt_id) DO NOTHING
+  -- An engine that goes on with an attempt writes its sum once more; the last word counts, until it was judged.
+  ON CONFLICT (attempt_id) DO UPDATE SET state = excluded.state, prompt_tokens = excluded.prompt_tokens,
+    cached_tokens = excluded.cached_tokens, image_tokens = excluded.image_tokens, audio_tokens = excluded.audio_tokens,
+    completion_tokens = excluded.completion_tokens, reasoning_tokens = excluded.reasoning_tokens,
+    finish_reason = excluded.finish_reason, ended_at = excluded.ended_at
+  WHERE w.reconciled_at IS NULL
 )
 INSERT INTO witness_cursor (upstream_id, file, next) VALUES ($1, $2, $3)
 ON CONFLICT (upstream_id, file) DO UPDATE SET next = excluded.next
@@ -87,10 +92,11 @@ async def cursors(connection: Any, upstream_id: str) -> dict[str, int]:
     return {row["file"]: row["next"] for row in await connection.fetch(_CURSORS, upstream_id)}
 
 
-async def store(connection: Any, upstream_id: str, file: str, following: int, records: Sequence[object]) -> None:
+async def store(connection: Any, upstream_id: str, file: str, following: int, records: Sequence[Any]) -> None:
     """Store a page. `records` have the fields of `gateway.upstreams.witness.EngineRecord`; `following` is where the
     next page begins."""
-    await connection.fetch(_STORE, upstream_id, file, following, msgspec.json.encode(records).decode())
+    last = {record.attempt_id: record for record in records}
+    await connection.fetch(_STORE, upstream_id, file, following, msgspec.json.encode(list(last.values())).decode())
 
 
 async def judge(connection: Any) -> int:

@@ -50,6 +50,7 @@ def _text(found: Reconciliation) -> str:
     lines = [f"{span}, at {datetime.now(UTC):%Y-%m-%dT%H:%M:%SZ}", "", head]
     for name, used in (("engines' records", found.witness), ("tenants", found.tenants), ("platform", found.platform)):
         lines.append(f"{name:<18}" + "".join(f"{getattr(used, kind):>16,}" for kind in kinds))
+    lines += ["", "uncertain (charged by the last count received): {:,} requests, {:,} tokens".format(*found.uncertain)]
     lines += ["", *(f"{one.code}: {one.count}: {', '.join(one.examples)}" for one in found.findings)]
     lines.append(f"{len(found.findings)} findings")
     return "\n".join(lines)

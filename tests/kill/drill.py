@@ -10,12 +10,13 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+from billing.reconcile import Reconciliation
 from gateway.up.failure import UpError
 from gateway.up.processes import Child
 from tests.kill.book import Facts, Findings, check
 from tests.kill.clients import Callers, Kind, Seen
 from tests.kill.failpoints import ENGINE_POINTS, GATEWAY_POINTS, WORKER_POINTS
-from tests.kill.reading import checkpointed, facts, quiet
+from tests.kill.reading import checkpointed, facts, quiet, reconciled
 from tests.kill.stack import SESSION, TENANTS, Kill, Stack
 from tests.kill.stores import STORES
 
@@ -83,6 +84,7 @@ class Report:
     listening: set[str]
     duplicates: int
     forgot: int
+    books: Reconciliation
 
     @property
     def requests(self) -> int:
@@ -131,12 +133,14 @@ class Drill:
         await self._random_times()
         await self._ask_once_each()
         quiet_s = await quiet(self.stack, QUIET_S_MAX)
+        books = await reconciled(self.stack)
         for slot in self._slots:  # an orderly end must leave the books as they are
             await self.stack.children[slot].stop()
         found = await facts(self.stack, self.seen)
         return Report(
             found, check(found), self.stack.deaths(), self.missed, control, control_seen, quiet_s,
             time.monotonic() - started, listening, self.stack.duplicates(), self.stack.stores["valkey"].forgot,
+            books,
         )  # fmt: skip
 
     def _callers(self, slot: str, kind: Kind = "mixed", *, leave: bool = False) -> Callers:

@@ -2,13 +2,16 @@
 
 import asyncio
 import json
+import time
 from collections.abc import Sequence
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import asyncpg
 from redis.asyncio import Redis
 
+from billing.reconcile import Reconciliation, reconcile
 from billing.types import Usage
 from gateway.limits.holds import Holds
 from gateway.limits.levels import UNBOUNDED, LimitLevel
@@ -17,6 +20,8 @@ from tests.kill.clients import Seen
 from tests.kill.stack import CARDS, Stack
 
 POLL_S = 0.25
+# The worker reads and judges every second; nothing new for this long is the end of it.
+RECORDS_S = 4.0
 _UNFINISHED = "SELECT count(*) FROM journal WHERE state IN ('open', 'dispatched', 'streaming')"
 _CHECKPOINTED = """
 SELECT count(*) FROM journal j JOIN journal_progress p ON p.request_id = j.request_id WHERE j.state = 'streaming'
@@ -154,3 +159,19 @@ async def _counters(connection: Any, valkey: Any) -> dict[tuple[str, str, str], 
             level, _, name = field.rpartition(" ")
             found.setdefault((tenant_id, level, period), {})[name] = int(value)
     return {place: Counters(**sums) for place, sums in found.items()}
+
+
+async def reconciled(stack: Stack) -> Reconciliation:
+    """The product's own comparison of all books, once the worker has taken over what the engine recorded."""
+    connection = await asyncpg.connect(stack.dsn)
+    try:
+        known, settled_at = -1, time.monotonic()
+        while time.monotonic() - settled_at < RECORDS_S:
+            count = await connection.fetchval("SELECT count(*) FROM witness_record WHERE reconciled_at IS NOT NULL")
+            if count != known:
+                known, settled_at = count, time.monotonic()
+            await asyncio.sleep(0.2)
+        now = datetime.now(UTC)
+        return await reconcile(connection, now - timedelta(days=1), now + timedelta(days=1))
+    finally:
+        await connection.close()

@@ -171,3 +171,10 @@ def test_with_nobody_killed_every_call_is_answered_and_booked(report: Report) ->
 
 def test_everything_listens_on_loopback_only(report: Report) -> None:
     assert report.listening == {"127.0.0.1"}
+
+
+def test_products_own_reconciliation_finds_nothing(report: Report) -> None:
+    books = report.books
+    assert books.findings == ()
+    assert books.witness.total == books.tenants.total + books.platform.total
+    assert min(books.tenants.total, books.platform.total) > 0
