@@ -25,7 +25,8 @@ WHERE j.booked_at >= $1 AND j.booked_at < $2 AND j.state <> 'voided'
     "witness_missing": f"""
 SELECT j.request_id::text AS what FROM journal j JOIN upstream u ON u.upstream_id = j.upstream_id
 WHERE j.booked_at >= $1 AND j.booked_at < $2 AND j.state <> 'voided' AND j.usage_source IN ('engine', 'witness')
-  AND j.outcome NOT IN ('upstream_failed', 'upstream_timeout') AND u.witness_url IS NOT NULL AND j.settled_at < now() - interval '{RECORD_LATE}'
+  AND j.outcome NOT IN ('upstream_failed', 'upstream_timeout') AND u.witness_url IS NOT NULL
+  AND j.settled_at < now() - interval '{RECORD_LATE}'
   AND j.opened_at >= kept_since('witness_record')
   AND j.opened_at >= coalesce((SELECT min(started_at) FROM witness_record r WHERE r.upstream_id = u.upstream_id),
     'infinity')
