@@ -65,6 +65,9 @@ bench-settle: install-dev ## settlements per second into PostgreSQL by group com
 bench-licence: install-dev ## licence decisions, agreement with an independent judge, revocation on three gateways
 	@exec .venv/bin/python -m loadtests.licence
 
+bench-limits: install-dev ## pairs of reserve and settle a second through the limiter; microseconds of Valkey per script
+	@exec .venv/bin/python -m loadtests.limits_bench
+
 soak: install-dev ## what is too long for CI: 10^6 licence decisions compared with the independent judge, 10^4 kills
 	@.venv/bin/python -m loadtests.licence --oracle-cases 1000000
 	@exec .venv/bin/python -m loadtests.kill --kills 10000

@@ -110,7 +110,7 @@ def _settle_of_base() -> str:
 async def _measure_all(folder: Path, base: str) -> tuple[list[Row], dict[str, str]]:
     present = journal_module.SETTLE
     rounds: dict[int, list[tuple[Measured, Measured]]] = {in_flight: [] for in_flight, _ in PLANS}
-    async with _postgresql(folder) as dsn:
+    async with postgresql(folder) as dsn:
         settings = await _prepare(dsn)
         for number in range(ROUNDS + 1):
             for in_flight, settlements in PLANS:
@@ -134,7 +134,7 @@ def _row(in_flight: int, pairs: Sequence[tuple[Measured, Measured]]) -> Row:
 
 
 @asynccontextmanager
-async def _postgresql(folder: Path) -> AsyncIterator[str]:
+async def postgresql(folder: Path) -> AsyncIterator[str]:
     """The product's own server with its own settings, on the clone's disk; as `sekisho up` starts it."""
     data = DataFolder.at(folder / "data")
     data.prepare()

@@ -74,8 +74,9 @@ def scripted(
         kind="scripted",
         base_url=f"http://{LOOPBACK}:{port}/v1",
         witness_url=f"http://{LOOPBACK}:{port}/witness",
-        model=_described(
-            name, scenario.get("max_model_len", _CONTEXT_TOKENS_SCRIPTED), scenario.get("image_tokens", 0)
+        model=_counting(
+            _described(name, scenario.get("max_model_len", _CONTEXT_TOKENS_SCRIPTED), scenario.get("image_tokens", 0)),
+            port,
         ),
         command=Command(name="engine", argv=argv, log=folder.log("engine"), env=_on_source(env, root), cwd=root),
     )
@@ -128,7 +129,7 @@ async def vllm(
         kind="vllm",
         base_url=f"http://{LOOPBACK}:{port}/v1",
         witness_url=f"http://{LOOPBACK}:{witness_port}/witness",
-        model=_listed(entry),
+        model=_counting(_listed(entry), port),  # under Ray Serve texts only: a chat keeps its bound
         ready_s_max=_VLLM_READY_S_MAX,
         prepare=replace(command, name="model", argv=build) if entry["source"]["kind"] == "built" else None,
         command=command,
@@ -205,6 +206,11 @@ def _described(name: str, context_tokens: int | None, image_tokens: int) -> dict
         "image_tokens": image_tokens,
     }
     return {"id": name, "tier": "heavy", "region": "jp-east", "site": "local", "profile": profile}
+
+
+def _counting(model: dict[str, Any], port: int) -> dict[str, Any]:
+    """`model` of an engine on `port` that counts prompts in vLLM's form."""
+    return {**model, "profile": {**model["profile"], "tokenize_url": f"http://{LOOPBACK}:{port}/tokenize"}}
 
 
 def _scenarios(root: Path) -> Mapping[str, Any]:

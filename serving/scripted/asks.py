@@ -114,6 +114,7 @@ class Ask:
 
 _chat = msgspec.json.Decoder(ChatRequest)
 _completion = msgspec.json.Decoder(CompletionRequest)
+_any = msgspec.json.Decoder(dict[str, msgspec.Raw])
 
 
 def read_chat(body: bytes, models: dict[str, Scenario]) -> Ask:
@@ -149,6 +150,16 @@ def read_completion(body: bytes, models: dict[str, Scenario]) -> Ask:
         max_tokens=COMPLETION_MAX_TOKENS_DEFAULT if request.max_tokens is None else request.max_tokens,
         logprobs=request.logprobs,
     )
+
+
+def read_tokenize(body: bytes, models: dict[str, Scenario]) -> tuple[str, int]:
+    """The model of a `/tokenize` request and the tokens of its prompt: one text, or the messages of a chat. Raises
+    :class:`BadRequestError`."""
+    if b'"messages"' in body and "messages" in _decoded(_any, body):
+        chat = read_chat(body, models)
+        return chat.model, sum(chat.prompt_tokens)
+    completion = read_completion(body, models)
+    return completion.model, sum(completion.prompt_tokens)
 
 
 def _decoded(decoder: msgspec.json.Decoder[Any], body: bytes) -> Any:

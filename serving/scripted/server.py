@@ -11,7 +11,7 @@ import msgspec
 from aiohttp import web
 
 from serving.scripted.answer import Job, answer
-from serving.scripted.asks import Ask, BadRequestError, read_chat, read_completion
+from serving.scripted.asks import Ask, BadRequestError, read_chat, read_completion, read_tokenize
 from serving.scripted.generate import ChoicePlan
 from serving.scripted.metrics import render_metrics
 from serving.scripted.model import Model
@@ -53,6 +53,7 @@ class Engine:
             [
                 web.post("/v1/chat/completions", self.chat),
                 web.post("/v1/completions", self.completion),
+                web.post("/tokenize", self.tokenize),
                 web.get("/v1/models", self.list_models),
                 web.get("/health", self.health),
                 web.get("/metrics", self.metrics),
@@ -69,6 +70,15 @@ class Engine:
     async def completion(self, request: web.Request) -> web.StreamResponse:
         """POST /v1/completions."""
         return await self._answer(request, chat=False)
+
+    async def tokenize(self, request: web.Request) -> web.Response:
+        """POST /tokenize in vLLM's form: as many tokens as the prompt would count, of no meaning of their own."""
+        try:
+            model, count = read_tokenize(await request.read(), self.scenarios)
+        except BadRequestError as refused:
+            return web.Response(body=refused.body, status=refused.status, headers=JSON_HEADERS)
+        longest = self.models[model].scenario.max_model_len
+        return _json({"count": count, "max_model_len": longest, "tokens": list(range(count)), "token_strs": None})
 
     async def list_models(self, request: web.Request) -> web.Response:
         """GET /v1/models."""

@@ -1,9 +1,11 @@
 """64 clients on one budget: nothing is overspent, and nobody is refused while the budget would have sufficed."""
 
 import asyncio
+import contextlib
 import re
 import time
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -14,6 +16,7 @@ from gateway.faults import Fault
 from gateway.limits.holds import Hold, Holds, Release, period_of
 from gateway.limits.levels import LimitLevel, Limits
 from tests.e2e.raw import chat
+from tests.e2e.replicas import replica
 from tests.e2e.stack import Stack
 from tests.e2e.tenants import INPUT_PRICE, OUTPUT_PRICE, Tenant, Terms, add_tenant
 
@@ -182,3 +185,31 @@ async def test_reserving_and_releasing_twice_under_one_id_counts_once(up: Stack)
         assert (use["held_tokens"], use["used_tokens"], use["used_micro_yen"], count) == (0, 250, 2_000, 0)
     finally:
         await holds.close()
+
+
+async def test_1000_at_once_over_two_gateways_overspend_nothing(up: Stack, tmp_path: Path) -> None:
+    needed = (await _estimate(up))[1]
+    limit = 300 * needed + needed // 2
+    tenant = await add_tenant(up, Terms(models=MODELS, micro_yen_month=limit))
+    with replica(up, tmp_path / "gateway.log") as second:
+        roots = (up.base_url, second.base_url)
+        async with contextlib.AsyncExitStack() as held:
+            limits = httpx.Limits(max_connections=None)
+            clients = [
+                await held.enter_async_context(
+                    httpx.AsyncClient(
+                        base_url=root, headers=tenant.headers, limits=limits, timeout=120, trust_env=False
+                    )
+                )
+                for root in roots
+            ]
+            answers = await asyncio.gather(*(_post(clients[n % 2], stream=n % 4 < 2) for n in range(1_000)))
+        use, spent = await up.no_holds(tenant.tenant_id, within_s=20), await _spent(up, tenant)
+    passed = [answer for answer in answers if answer.status_code == 200]
+    refused = _refused_by_the_rule(answers, "micro_yen_month", needed)
+    assert len(passed) + refused == 1_000
+    assert len(passed) >= 300  # as many as fit by their bound at the least; what the first leave, later ones may use
+    assert refused > 0
+    assert spent["micro_yen"] <= limit
+    assert (spent["settled"], use["used_micro_yen"], use["held_micro_yen"]) == (len(passed), spent["micro_yen"], 0)
+    print(f"1000 over two gateways: {len(passed)} passed, {spent['micro_yen']} of {limit} micro-yen, overspent 0")
