@@ -15,7 +15,7 @@ from loadtests.overhead.wrk import post
 from loadtests.stack import ROOT
 
 # Statements of the process and not of a request: configuration, heartbeat, last uses of credentials.
-BACKGROUND = ("read_epoch", "Configuration.", "CredentialUses.", "Heartbeat.")
+BACKGROUND = ("read_epoch", "Configuration.", "CredentialUses.", "Heartbeat.", "Modes.")
 
 
 @dataclass(frozen=True, slots=True)
