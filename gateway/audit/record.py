@@ -1,8 +1,8 @@
 """The canonical audit record of one exchange, schema v1.
 
 Integers and ASCII strings only, keys sorted, no white space: for such values these bytes equal RFC 8785. At most 600
-bytes. Prompts and answers are never in it. The parts of the prompt that were images and audio are not in it either: with
-them the longest record would not fit; they are in the journal.
+bytes. Prompts and answers are never in it. How much of a prompt was images and audio is not in it either: the longest
+record would not fit. The journal has it.
 """
 
 import msgspec
