@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import signal
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -92,6 +93,37 @@ async def stream(stack: Stack, tenant: Tenant, tokens: int, client: httpx.AsyncC
     return answer.headers["x-request-id"], text.endswith("data: [DONE]\n\n")
 
 
+@pytest.mark.timeout(120)
+async def test_gateway_that_dies_while_the_database_is_away_loses_no_settlement(tmp_path: Path) -> None:
+    async with server(tmp_path / "pg") as database:
+        with stack(tmp_path / "data", {"SEKISHO_DATABASE_URL": database.dsn}) as up:
+            await add_model(up, "scripted-slow")
+            tenant = await add_tenant(up, Terms(models=("scripted-slow",)))
+            async with httpx.AsyncClient(trust_env=False, timeout=60) as client:
+                asking = [asyncio.create_task(stream(up, tenant, 10, client)) for _ in range(3)]
+                await asyncio.sleep(1)
+                await database.stop()
+                ended = await asyncio.gather(*asking)
+                assert all(whole for _, whole in ended)
+                os.kill(up.pid("gateway"), signal.SIGKILL)
+                (left,) = spooled(up)
+                await database.start()
+                for request_id, _ in ended:
+                    row = await up.row(request_id, within_s=20)
+                    # By its own gateway's word: recovery would have said `recovered` and `internal`.
+                    assert (row["state"], row["outcome"], row["completion_tokens"]) == ("settled", "completed", 10)
+                await until(lambda: gone(up, left), 5.0, "the file of the dead process stays")
+                await up.no_holds(tenant.tenant_id, within_s=20)
+
+
+def spooled(up: Stack) -> list[Path]:
+    return list((up.data_dir / "spool").glob("*"))
+
+
+async def gone(up: Stack, path: Path) -> bool | None:
+    return None if path in spooled(up) else True
+
+
 @pytest.mark.timeout(240)
 async def test_minute_without_the_database(tmp_path: Path) -> None:
     async with server(tmp_path / "pg") as database:
@@ -163,4 +195,4 @@ async def nothing_lost(up: Stack, tenant: Tenant, streamed: list[str], seen: See
     # An answer that was marked when the database went away may have been told as 503; it is never charged without it.
     assert sum(row["outcome"] == "completed" for row in rows) == served + len(streamed)
     await up.no_holds(tenant.tenant_id, within_s=20)
-    assert not list((up.data_dir / "spool").glob("*"))
+    assert not spooled(up)
