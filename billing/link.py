@@ -67,7 +67,8 @@ class Link:
                         server_settings=self._settings,
                     )
                 rows: list[Any] = await connection.fetch(query, *arguments)
-            except (OSError, asyncpg.InterfaceError) as error:
+            except (OSError, EOFError, asyncpg.InterfaceError, asyncpg.InternalClientError) as error:
+                # The last of these is asyncpg's own confusion, as after the death of the session behind a connection.
                 await self._drop()
                 raise StoreUnavailable(f"PostgreSQL: {error!r}") from error
             except asyncpg.PostgresError as error:

@@ -205,3 +205,28 @@ async def test_database_that_lets_nobody_in_is_away_and_refuses_no_row(stores: S
     with pytest.raises(StoreUnavailable):
         await link.fetch("SELECT 1")
     await link.close()
+
+
+class Confused:
+    """A connection whose protocol has lost its way: what asyncpg's own looks like after its session was killed."""
+
+    ended = False
+
+    def is_closed(self) -> bool:
+        return False
+
+    async def fetch(self, *_: object) -> list[Any]:
+        raise asyncpg.InternalClientError("cannot switch to state 12; another operation (2) is in progress")
+
+    def terminate(self) -> None:
+        self.ended = True
+
+
+async def test_connection_that_lost_its_way_is_dropped_and_the_next_one_works(stores: Stores) -> None:
+    link, confused = Link(stores.dsn), Confused()
+    link._connection = confused
+    with pytest.raises(StoreUnavailable):
+        await link.fetch("SELECT 1")
+    assert confused.ended
+    assert await link.fetch("SELECT 1")
+    await link.close()

@@ -286,9 +286,9 @@ class Drill:
             victim = self._random.choice(victims)
             if victim in STORES or victim == SESSION:
                 name = "postgresql" if victim == SESSION else victim
-                if time.monotonic() >= not_before.get(name, 0.0) and self.stack.stores[name].serving.is_set():
+                if time.monotonic() >= not_before.get(name, 0.0) and self.stack.stores[name].serves_for(STORE_APART_S):
                     await self.stack.kill(victim)
-                    not_before[name] = time.monotonic() + STORE_APART_S
+                    not_before[name] = time.monotonic() + 2 * STORE_APART_S  # a session's death is a restart as well
             elif victim not in coming or coming[victim].done():
                 await self.stack.kill(victim)
                 coming[victim] = asyncio.create_task(self._start_again(victim))
@@ -301,6 +301,7 @@ class Drill:
             try:
                 return await self.stack.start(victim, armed)
             except UpError:
+                await self.stack.children[victim].stop()
                 await asyncio.sleep(START_AGAIN_S)
         return await self.stack.start(victim, armed)
 

@@ -4,6 +4,7 @@ import asyncio
 import os
 import shutil
 import signal
+import time
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
@@ -56,6 +57,7 @@ class Kept:
     forgot: int = 0
     child: Child | None = None
     serving: asyncio.Event = field(default_factory=asyncio.Event)
+    serving_since: float = 0.0
     _keeping: "asyncio.Task[None] | None" = None
 
     async def start(self) -> None:
@@ -76,6 +78,7 @@ class Kept:
                 break
         assert self.child is not None
         _pid_file(self.folder, self.name).write_text(str(self.child.pid), encoding="ascii")
+        self.serving_since = time.monotonic()
         self.serving.set()
 
     async def _keep(self) -> None:
@@ -88,6 +91,10 @@ class Kept:
                 self.forgot += 1
                 shutil.rmtree(self.server.data / "appendonlydir")
             await self._serve()
+
+    def serves_for(self, seconds: float) -> bool:
+        """Whether it has been serving for so long."""
+        return self.serving.is_set() and time.monotonic() - self.serving_since >= seconds
 
     async def died(self, before: int, within_s: float) -> bool:
         """Waits for a death after the first `before` ones and for the return; False when none comes in time."""
