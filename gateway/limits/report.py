@@ -43,13 +43,14 @@ def standings(levels: Sequence[LimitLevel], figures: Sequence[int]) -> list[Leve
 
 @dataclass(frozen=True, slots=True)
 class Scene:
-    """What limits are told by: the tenant's raises by level name, the month and its zone, the time in seconds since the
-    epoch."""
+    """What limits are told by: the tenant's raises by level name and the time `at` (microseconds since the epoch) by
+    which they are judged; the month and its zone; the store's time in seconds since the epoch."""
 
     raises: Mapping[str, Sequence[Raise]]
     period: str
     zone: str
     now_s: int
+    at: int
 
     def reset(self, limit: LimitName) -> str | None:
         """When the limit is whole again (RFC 3339); None where nothing but the end of a request helps."""
@@ -85,7 +86,7 @@ def _level(name: LimitName, standing: LevelStanding, scene: Scene) -> dict[str, 
     base: int | None = getattr(level.limits, name)
     raises = [one for one in scene.raises.get(told, ()) if one.limit_name == name]
     highest = max(
-        (one for one in raises if one.in_force(scene.now_s * _SECOND_US) and base is not None and one.value > base),
+        (one for one in raises if one.in_force(scene.at) and base is not None and one.value > base),
         key=lambda one: (one.value, one.ends_at),
         default=None,
     )

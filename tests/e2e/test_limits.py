@@ -22,10 +22,10 @@ def client_of(up: Stack, tenant: Tenant) -> httpx.AsyncClient:
     return httpx.AsyncClient(base_url=up.base_url, headers=tenant.headers, timeout=30, trust_env=False)
 
 
-async def prompt_of(up: Stack) -> int:
-    """The engine's own count of `LONG`."""
+async def prompt_of(up: Stack, said: list[dict[str, str]] = SAID) -> int:
+    """The engine's own count of what is said."""
     async with client_of(up, await add_tenant(up)) as client:
-        answer = await client.post("/chat/completions", json=chat(COUNTED, messages=SAID, max_tokens=2))
+        answer = await client.post("/chat/completions", json=chat(COUNTED, messages=said, max_tokens=2))
     prompt: int = answer.json()["usage"]["prompt_tokens"]
     return prompt
 
@@ -58,15 +58,16 @@ async def test_engine_that_counts_no_prompts_leaves_the_refusal_as_it_is(up: Sta
 
 async def test_hold_of_a_stream_shrinks_to_the_engines_own_count_while_it_runs(up: Stack) -> None:
     await add_model(up, UNCOUNTED)
-    prompt, tenant = await prompt_of(up), await add_tenant(up, Terms((UNCOUNTED,)))
-    body = chat(UNCOUNTED, messages=SAID, max_tokens=60, stream=True)
+    longer = [{"role": "user", "content": 3 * LONG}]
+    prompt, tenant = await prompt_of(up, longer), await add_tenant(up, Terms((UNCOUNTED,)))
+    body = chat(UNCOUNTED, messages=longer, max_tokens=60, stream=True)
     async with client_of(up, tenant) as client, client.stream("POST", "/chat/completions", json=body) as answer:
         async for _ in answer.aiter_lines():
             break
 
         async def shrunk() -> int | None:
             use, count = await up.counters(tenant.tenant_id)
-            return use["held_tokens"] if count and use["held_tokens"] < 1_000 else None
+            return use["held_tokens"] if count and use["held_tokens"] < len(3 * LONG.encode()) else None
 
         assert await until(shrunk, 2.0, "the hold stays as large as it was") == prompt + 60
         limits = await rows(client)
