@@ -62,8 +62,8 @@ async def test_hold_of_a_stream_shrinks_to_the_engines_own_count_while_it_runs(u
     prompt, tenant = await prompt_of(up, longer), await add_tenant(up, Terms((UNCOUNTED,)))
     body = chat(UNCOUNTED, messages=longer, max_tokens=60, stream=True)
     async with client_of(up, tenant) as client, client.stream("POST", "/chat/completions", json=body) as answer:
-        async for _ in answer.aiter_lines():
-            break
+        lines = answer.aiter_lines()  # kept: without it the stream would be closed
+        await anext(lines)
 
         async def shrunk() -> int | None:
             use, count = await up.counters(tenant.tenant_id)
