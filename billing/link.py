@@ -67,8 +67,8 @@ class Link:
                         server_settings=self._settings,
                     )
                 rows: list[Any] = await connection.fetch(query, *arguments)
-            except (OSError, asyncpg.InterfaceError) as error:
-                await self._drop()
+            except (OSError, asyncpg.InterfaceError, asyncpg.InternalClientError) as error:
+                await self._drop()  # the last is what asyncpg says of a session that was killed in mid-statement
                 raise StoreUnavailable(f"PostgreSQL: {error!r}") from error
             except asyncpg.PostgresError as error:
                 sqlstate = error.sqlstate or ""
