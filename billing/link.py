@@ -68,7 +68,7 @@ class Link:
                     )
                 rows: list[Any] = await connection.fetch(query, *arguments)
             except (OSError, EOFError, asyncpg.InterfaceError, asyncpg.InternalClientError) as error:
-                # The last of these is asyncpg's own confusion, as after the death of the session behind a connection.
+                # The last is what asyncpg says of a session that was killed in mid-statement.
                 await self._drop()
                 raise StoreUnavailable(f"PostgreSQL: {error!r}") from error
             except asyncpg.PostgresError as error:

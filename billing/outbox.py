@@ -39,7 +39,12 @@ class Outbox:
         """Handle what is there, at most a batch of each kind; returns how many rows. Raises `OSError` or
         `asyncpg.PostgresError` when the database is away: then nothing has happened."""
         connection = await self._connected()
-        return sum([await self._some(connection, kind) for kind in self._handlers])
+        try:
+            return sum([await self._some(connection, kind) for kind in self._handlers])
+        except Exception:
+            self._connection = None  # whatever state it is in now
+            connection.terminate()
+            raise
 
     async def close(self) -> None:
         """Close the connection; a later `consume` opens it again."""

@@ -26,7 +26,7 @@ class ConfigPush:
         while True:
             try:
                 await self._listen()
-            except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
+            except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError) as error:
                 _LOG.info("no notifications of changes, polling goes on: %r", error)
             await asyncio.sleep(RECONNECT_S)
 
