@@ -1,4 +1,4 @@
-"""Whatever happens in whatever order to the rows of a tenant, journal, ledger, audit records and outbox say what a plain
+"""Whatever happens in whatever order to a tenant's rows, journal, ledger, audit records and outbox say what a plain
 model says: opened (twice), sent, first byte, checkpoints, settled (twice, two at once, beside one that the database
 refuses), recovered, voided, months closed before and meanwhile, tampering. After each step."""
 
