@@ -21,6 +21,7 @@ from serving.scripted.scenario import Fault, LateUsage, MissingUsage, Refuse, Sc
 from serving.scripted.wire import JSON_HEADERS
 
 BODY_BYTES_MAX = 64 << 20
+_COUNTED = frozenset({"model", "messages", "prompt", "tools"})
 encode = msgspec.json.encode
 
 
@@ -43,6 +44,7 @@ class Engine:
                 web.post("/v1/chat/completions", self.chat),
                 web.post("/v1/completions", self.completion),
                 web.get("/v1/models", self.list_models),
+                web.post("/tokenize", self.tokenize),
                 web.get("/health", self.health),
                 web.get("/metrics", self.metrics),
                 web.get("/witness/{attempt_id}", self.witness),
@@ -58,6 +60,22 @@ class Engine:
     async def completion(self, request: web.Request) -> web.StreamResponse:
         """POST /v1/completions."""
         return await self._answer(request, chat=False)
+
+    async def tokenize(self, request: web.Request) -> web.Response:
+        """POST /tokenize: how many tokens a prompt has, in vLLM's form (`{"count", "max_model_len", "tokens"}`)."""
+        try:
+            body = msgspec.json.decode(await request.read())
+            chat = isinstance(body, dict) and "messages" in body
+            body = encode({name: value for name, value in body.items() if name in _COUNTED})
+            ask = read_chat(body, self.scenarios) if chat else read_completion(body, self.scenarios)
+        except BadRequestError as refused:
+            return web.Response(body=refused.body, status=refused.status, headers=JSON_HEADERS)
+        except (msgspec.DecodeError, AttributeError):
+            refused = BadRequestError("the body is no JSON object")
+            return web.Response(body=refused.body, status=refused.status, headers=JSON_HEADERS)
+        count = sum(ask.prompt_tokens)
+        limit = self.models[ask.model].scenario.max_model_len
+        return _json({"count": count, "max_model_len": limit, "tokens": list(range(count)), "token_strs": None})
 
     async def list_models(self, request: web.Request) -> web.Response:
         """GET /v1/models."""

@@ -99,12 +99,23 @@ async def add_key(stack: Stack, connection: Any, tenant_id: str, expires_at: dat
 
 
 async def add_model(
-    stack: Stack, name: str, *, served_model: str = "", engine_root: str = "", context: int = 8_192, images: int = 0
+    stack: Stack,
+    name: str,
+    *,
+    served_model: str = "",
+    engine_root: str = "",
+    context: int = 8_192,
+    images: int = 0,
+    counts: bool = False,
 ) -> None:
-    """A model of the scripted engine (the stack's own one by default) with a price; idempotent."""
+    """A model of the scripted engine (the stack's own one by default) with a price; idempotent. `counts`: its engine is
+    asked for exact counts of prompts."""
     root = engine_root or await stack.engine_root("scripted-small")
     modalities = ("text", "image") if images else ("text",)
-    profile = Profile(context_tokens=context, max_output_tokens=context, modalities=modalities, image_tokens=images)
+    profile = Profile(
+        context_tokens=context, max_output_tokens=context, modalities=modalities, image_tokens=images,
+        tokenize_url=f"{root}/tokenize" if counts else "",
+    )  # fmt: skip
     connection = await stack.connect()
     try:
         async with connection.transaction():

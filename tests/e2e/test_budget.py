@@ -4,6 +4,7 @@ import asyncio
 import re
 import time
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -14,6 +15,7 @@ from gateway.faults import Fault
 from gateway.limits.holds import Hold, Holds, Release, period_of
 from gateway.limits.levels import LimitLevel, Limits
 from tests.e2e.raw import chat
+from tests.e2e.replicas import replicas
 from tests.e2e.stack import Stack
 from tests.e2e.tenants import INPUT_PRICE, OUTPUT_PRICE, Tenant, Terms, add_tenant
 
@@ -182,3 +184,28 @@ async def test_reserving_and_releasing_twice_under_one_id_counts_once(up: Stack)
         assert (use["held_tokens"], use["used_tokens"], use["used_micro_yen"], count) == (0, 250, 2_000, 0)
     finally:
         await holds.close()
+
+
+async def test_1000_at_once_over_two_gateways_overspend_nothing_of_one_yen_limit(up: Stack, tmp_path: Path) -> None:
+    needed = (await _estimate(up))[1]
+    limit = 200 * needed
+    tenant = await add_tenant(up, Terms(models=MODELS, micro_yen_month=limit))
+    with replicas(up, 1, tmp_path / "gateway.log") as (other,):
+        pool = httpx.Limits(max_connections=None, max_keepalive_connections=0)
+
+        def client(base_url: str) -> httpx.AsyncClient:
+            return httpx.AsyncClient(
+                base_url=base_url, headers=tenant.headers, limits=pool, timeout=120, trust_env=False
+            )  # fmt: skip
+
+        async with client(up.base_url) as one, client(other.base_url) as two:
+            answers = await asyncio.gather(*(_post(way, stream=n % 4 == 0) for n in range(500) for way in (one, two)))
+            refused = _refused_by_the_rule(answers, "micro_yen_month", needed)
+            assert 0 < refused < len(answers)
+            await up.no_holds(tenant.tenant_id)
+            while (last := await _post(two)).status_code == 200:
+                await up.no_holds(tenant.tenant_id)
+    use, spent = await up.no_holds(tenant.tenant_id), await _spent(up, tenant)
+    assert limit - needed < spent["micro_yen"] <= limit
+    assert (use["used_micro_yen"], use["held_micro_yen"], spent["unfinished"]) == (spent["micro_yen"], 0, 0)
+    print(f"1,000 at once over two gateways: {refused} refused, {spent['micro_yen']} of {limit} used, overspent 0")

@@ -122,7 +122,9 @@ async def test_every_route_is_authenticated_or_listed_with_its_reason(guarded: S
 async def test_every_route_with_a_model_serves_ones_own_and_hides_the_others(
     guarded: Stack, pairs: Mapping[str, Sequence[Credential]], kind: str, tmp_path: Path
 ) -> None:
-    calls = [route for route in await routes(tmp_path) if route not in OPEN and route[1] != "/v1/usage"]
+    calls = [
+        route for route in await routes(tmp_path) if route not in OPEN and route[1] not in ("/v1/usage", "/v1/limits")
+    ]
     assert len(calls) >= 4
     for credential, own, foreign in ((pairs[kind][0], MINE, THEIRS), (pairs[kind][1], THEIRS, MINE)):
 
@@ -157,6 +159,23 @@ async def test_usage_is_ones_own_and_names_nobody_else(
 
         answer = await until(booked, 5.0, "the request is not in the usage")
         for foreign in (other.tenant.tenant_id, other.tenant.licence_id, other.credential_id, _model(other)):
+            assert foreign not in texts_of(answer)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+async def test_limits_are_ones_own_and_name_nobody_else(
+    guarded: Stack, pairs: Mapping[str, Sequence[Credential]], kind: str
+) -> None:
+    for credential, other in (pairs[kind], tuple(reversed(pairs[kind]))):
+
+        async def told(credential: Credential = credential) -> httpx.Response | None:
+            answer = await ask(guarded, credential, "GET", "/v1/limits")
+            return answer if answer.status_code == 200 else None
+
+        answer = await until(told, 5.0, "limits are not told")
+        names = {level["name"] for level in answer.json()["limits"][0]["levels"]}
+        assert {"tenant", f"licence:{credential.tenant.licence_id}/g1", f"key:{credential.credential_id}"} == names
+        for foreign in (other.tenant.tenant_id, other.tenant.licence_id, other.credential_id):
             assert foreign not in texts_of(answer)
 
 

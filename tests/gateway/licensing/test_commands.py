@@ -230,7 +230,7 @@ def test_show_says_what_is_enforced_and_whether_the_signatures_are_good(run: Run
     )
     code, out, _ = run("show", path)
     assert code == 0
-    assert "tokens per minute: 1,000  [not enforced yet]" in out
+    assert "tokens per minute: 1,000  [enforced]" in out
     assert "not verified, there is no trust file" in out
     trust()
     assert run("show", path)[1].endswith("verified: good\n")

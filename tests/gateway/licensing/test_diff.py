@@ -59,7 +59,7 @@ def test_words_say_of_each_field_whether_it_is_enforced() -> None:
     english = lines("en")
     for said in (
         "requests per minute: 100  [enforced]",
-        "tokens per minute: 1,000  [not enforced yet]",
+        "tokens per minute: 1,000  [enforced]",
         "yen per month, warned at: 400  [not enforced yet]",
         "yen per month, at most: 500  [enforced]",
         "priority: investor, 10  [not enforced yet]",
@@ -80,7 +80,7 @@ def test_japanese_and_english_say_the_same_lines() -> None:
     japanese, english = lines("ja"), lines("en")
     assert len(japanese) == len(english)
     assert any("毎分リクエスト数: 100  [適用中]" in line for line in japanese)
-    assert any("毎分トークン数: 1,000  [未適用]" in line for line in japanese)
+    assert any("毎分トークン数: 1,000  [適用中]" in line for line in japanese)
     assert sum("未適用" in line for line in japanese) == sum("not enforced yet" in line for line in english)
 
 
