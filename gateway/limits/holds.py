@@ -186,7 +186,7 @@ class Holds:
 
     async def ready(self) -> None:
         """Begin to know where limits are kept. Raises `Fault("store_unavailable")` when that takes too long."""
-        await self.modes.admitting()
+        await self.modes.ready()
 
     def _store(self, mode: Mode) -> Any:
         return self._valkey if mode.kind == "valkey" else self._book

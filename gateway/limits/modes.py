@@ -33,6 +33,7 @@ AWAY_S = 1.0
 BACK_S = 1.0
 # How long a request waits for a generation to admit before it is turned away with 503.
 OPEN_WAIT_S_MAX = 1.0
+READY_S_MAX = 3.0
 
 _POLL = f"""
 WITH mode AS (SELECT mode, generation, name, run FROM limits_mode), said AS (
@@ -101,6 +102,7 @@ class Modes:
         self._reached_by_others = False
         self._polled = self._leased = float("-inf")
         self._reach = _Reach()
+        self._seen_generation = 0  # the last one that Valkey was seen to know
         self._changed = asyncio.Condition()
         self._wake = asyncio.Event()
         self._probe_now = asyncio.Event()
@@ -124,9 +126,13 @@ class Modes:
             return "limits are unavailable (PostgreSQL)"
         if not self._open:
             return "limits are changing their store"
-        if not self.degraded and self._reach.away_since is not None:
+        if not self.degraded and (self._reach.away_since is not None or self._seen_generation != self._generation):
             return "limits are unavailable (Valkey)"
         return None
+
+    @property
+    def _generation(self) -> int:
+        return 0 if self._mode is None else self._mode.generation
 
     def in_force(self, generation: int) -> bool:
         """Whether `generation` is still the one to go by. Raises `Fault("store_unavailable")` when this process cannot
@@ -169,6 +175,16 @@ class Modes:
                 await self._changed.wait_for(lambda: self._mode is not None and self._mode.generation > generation)
         except TimeoutError:
             raise _unavailable(f"limits: generation {generation} is lost") from None
+
+    async def ready(self) -> None:
+        """Begin to know where limits are kept. Raises `Fault("store_unavailable")` when that takes too long."""
+        self._start()
+        try:
+            async with asyncio.timeout(READY_S_MAX):
+                while self.problem is not None:  # noqa: ASYNC110 # it also changes by the mere passing of time
+                    await asyncio.sleep(READY_S_MAX / 100)
+        except TimeoutError:
+            raise _unavailable(f"limits: {self.problem}") from None
 
     def failed(self) -> None:
         """Valkey did not answer a request."""
@@ -247,6 +263,8 @@ class Modes:
                 await self._turn(mode, "book", f"{mode.generation + 1}-book", "")
             return
         self._reach.note(reached=True)
+        if known and run == mode.run:
+            self._seen_generation = mode.generation
         lost = mode.kind == "valkey" and not (known and run == mode.run)
         back = mode.kind == "book" and self._reach.back and self._reached_by_others
         if lost or back:
