@@ -96,8 +96,8 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m loadtests.kill", description=__doc__.split("\n")[0])
     parser.add_argument("--seed", type=int, default=1, help="of all choices (default 1)")
     parser.add_argument("--repeats", type=int, default=3, help="how often each point (default 3)")
-    parser.add_argument("--random-s", type=float, default=60.0, help="seconds of deaths at random times (default 60)")
-    parser.add_argument("--kills", type=int, default=340, help="deaths of all kinds at least (default 340)")
+    parser.add_argument("--random-s", type=float, default=30.0, help="seconds of deaths at random times (default 30)")
+    parser.add_argument("--kills", type=int, default=310, help="deaths of all kinds at least (default 310)")
     return parser
 
 
