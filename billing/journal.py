@@ -2,8 +2,7 @@
 
     open → dispatched → streaming → settled | recovered | voided
 
-Writers with a connection and one statement per batch each: `opens` and `settlements` wait for the disk; `marks` (first
-byte, progress) only for PostgreSQL's memory, which outlives any of our processes.
+Writers with a connection and one statement per batch each; all of them wait for the disk, but refusals.
 """
 
 import logging
@@ -175,7 +174,7 @@ class Journal:
     def __init__(self, dsn: str) -> None:
         self._open_link = Link(dsn)
         self._settle_link = Link(dsn)
-        self._mark_link = Link(dsn, synchronous=False)
+        self._mark_link = Link(dsn)
         self._refuse_link = Link(dsn, synchronous=False)
         self.opens: GroupCommit[OpenRow] = GroupCommit(self._store_opens)
         self.marks: GroupCommit[Mark] = GroupCommit(self._store_marks)
