@@ -13,6 +13,7 @@ from gateway.edge.exchange import Exchange
 from gateway.edge.inbound import Inbound
 from gateway.edge.parse import Call
 from gateway.faults import Fault
+from gateway.limits.reservation import Hold, Reservation
 from gateway.upstreams.client import Timeouts
 
 CHUNK = (
@@ -37,6 +38,10 @@ class Client:
         self.sent.append(message)
 
 
+async def confirmed(hold: Hold) -> Hold:
+    return hold
+
+
 def at_the_first_byte(mark: "asyncio.Future[bool]") -> tuple[Delivery, Exchange, Begun]:
     """A delivery whose mark ends as `mark` does, and a stream whose first chunk has come."""
     opened: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
@@ -45,8 +50,9 @@ def at_the_first_byte(mark: "asyncio.Future[bool]") -> tuple[Delivery, Exchange,
     exchange.call = Call(True, False, 1, 10, 10, 10, {})
     journal = SimpleNamespace(marks=SimpleNamespace(put=lambda _: mark))
     progress = SimpleNamespace(begun=lambda _: None)
-    nobody = cast("Any", None)
-    delivery = Delivery(cast("Any", journal), cast("Any", progress), nobody, Timeouts(), nobody)
+    exchange.hold = Hold(Reservation("r", "t", (), "202611", 20, 20, "gateway-1", "Asia/Tokyo", None), 1, None, None)
+    holds = SimpleNamespace(confirm=confirmed)
+    delivery = Delivery(cast("Any", journal), cast("Any", progress), cast("Any", None), Timeouts(), cast("Any", holds))
     answer = SimpleNamespace(abort=lambda: None)
     return delivery, exchange, Begun(cast("Any", answer), [CHUNK], b"")
 

@@ -256,6 +256,8 @@ class Life(RuleBasedStateMachine):
 
 def test_holds_rows_and_ledger_agree_whatever_happens(stores: Stores, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("gateway.limits.modes.BACK_S", 3_600)
+    # Processes of other tests that ended without a word are waited for.
+    monkeypatch.setattr("gateway.limits.modes.OPEN_WAIT_S_MAX", 30.0)
     monkeypatch.setattr("gateway.limits.holds.RELEASE_GRACE_S", 0)
     outcome: list[BaseException] = []
 
