@@ -3,16 +3,20 @@
 The oracle counts request by request and knows nothing of the product but `priced_at`, which has tests of its own.
 """
 
+import csv
+import io
 import random
 from collections import defaultdict
 from dataclasses import dataclass, field
 from datetime import date
+from decimal import Decimal
 from typing import Any
 
 import asyncpg
 import pytest
 
 from billing.agreements import Agreement, Commitment, Credit, Provisioned
+from billing.exports import focus
 from billing.invoices.rerate import rerate
 from billing.invoices.service import close, credit, find, preview
 from billing.invoices.types import Invoice
@@ -196,10 +200,20 @@ async def test_month_of_a_hundred_thousand_requests_adds_up_to_the_micro_yen(
     note = await credit(database, first.number, "2月29日の障害", {1: 50, first.lines[-1].number: 105}, MARCH_END)
     assert (note.subtotal_yen, note.tax_yen, note.issued_on) == (155, 15, date(2028, 4, 1))
     await check_books(books, [first, second], note)
+    assert [billed_yen(one) for one in (first, second, note)] == [
+        first.payable_yen, second.payable_yen, -note.payable_yen,
+    ]  # fmt: skip
     await owner.execute("ANALYZE journal, ledger_entry")  # what the planner knows makes no difference to the bytes
     for invoice in (first, second):
         assert (await rerate(database, invoice.number)).identical
     assert len(await find(database, books.tenant_id, issued_from=date(2028, 3, 1), issued_to=date(2028, 4, 1))) == 3
+
+
+def billed_yen(invoice: Invoice) -> Decimal:
+    """Σ BilledCost of the document's FOCUS file, whose only InvoiceId is the document's number."""
+    rows = list(csv.DictReader(io.StringIO(focus.render(invoice).decode("utf-8-sig"))))
+    assert {row["InvoiceId"] for row in rows} == {invoice.number}
+    return sum((Decimal(row["BilledCost"]) for row in rows), Decimal(0))
 
 
 async def check_books(books: Books, invoices: list[Invoice], note: Invoice) -> None:
