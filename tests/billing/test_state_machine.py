@@ -1,6 +1,6 @@
-"""Whatever happens in whatever order to the rows of a tenant, journal, ledger, audit records and outbox say what a plain
-model says: opened (twice), sent, first byte, checkpoints, settled (twice, two at once, beside one that the database
-refuses), recovered, voided, months closed before and meanwhile, tampering. After each step."""
+"""Whatever happens in whatever order to a tenant's rows: journal, ledger, audit records and outbox say what a plain
+model says, after each step. Rows are opened (twice), sent, marked, settled (twice, two at once, beside one that the database
+refuses), recovered, voided; months are closed, also meanwhile; rows are tampered with."""
 
 import asyncio
 import threading
@@ -34,7 +34,7 @@ from tests.billing.journal_model import RANK, Kept, Model
 from tests.billing.rows import CARD, NOW, a_settlement, an_open_row
 from tests.conftest import Stores
 
-EXAMPLES, STEPS = 88, 25
+EXAMPLES, STEPS = 85, 25
 ROWS_MAX, MONTHS_MAX = 8, 3
 FIRST_MONTH, ZONE = "2026-11", "Asia/Tokyo"
 EARLIEST = us("2026-11-01T00:00+09:00")
