@@ -1,6 +1,6 @@
 """Whatever happens in whatever order to a tenant's rows: journal, ledger, audit records and outbox say what a plain
-model says, after each step. Rows are opened (twice), sent, marked, settled (twice, two at once, beside one that the database
-refuses), recovered, voided; months are closed, also meanwhile; rows are tampered with."""
+model says, after each step. Rows are opened (twice), sent, marked, settled (twice, two at once, beside one that the
+database refuses), recovered, voided; months are closed, also meanwhile; rows are tampered with."""
 
 import asyncio
 import threading
