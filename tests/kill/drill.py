@@ -30,6 +30,8 @@ CLIENTS = 6
 START_AGAIN_S = 0.3
 WORKER = "worker"
 ENGINE = "engine"
+VICTIMS = {"gateway", WORKER, ENGINE, *STORES}
+SPARED_S_MAX = 60.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -281,7 +283,11 @@ class Drill:
         victims = [*self._slots, *self._slots, ENGINE, WORKER, *STORES, SESSION]
         coming: dict[str, asyncio.Task[Child]] = {}
         not_before: dict[str, float] = {}
-        while time.monotonic() < ends or len(self.stack.deaths()) < self.plan.kills_min:
+        while (
+            time.monotonic() < ends
+            or len(self.stack.deaths()) < self.plan.kills_min
+            or (self._spared() and time.monotonic() < ends + SPARED_S_MAX)
+        ):
             await asyncio.sleep(self._random.uniform(0.1, 1.0))
             victim = self._random.choice(victims)
             if victim in STORES or victim == SESSION:
@@ -294,6 +300,10 @@ class Drill:
                 coming[victim] = asyncio.create_task(self._start_again(victim))
         await asyncio.gather(*coming.values())
         await self._collect(*callers)
+
+    def _spared(self) -> set[str]:
+        """Who has not died at a random time yet."""
+        return VICTIMS - {kill.victim for kill in self.stack.deaths() if not kill.point}
 
     async def _start_again(self, victim: str, armed: str = "") -> Child:
         """A gateway that finds no database at its start ends, and is started again, as any supervisor does it."""

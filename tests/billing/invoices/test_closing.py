@@ -65,18 +65,25 @@ async def test_settlements_around_a_closing_are_counted_once(books: Books, datab
 async def test_settlement_that_began_before_a_closing_is_in_its_month(
     books: Books, database: Any, journal: Journal, stores: Stores
 ) -> None:
-    """The closing waits for a settlement that has read the watermark and is not committed yet."""
+    """The closing waits for a settlement that has read the watermark and is not committed yet: here it waits itself,
+    for its row."""
     card = await books.card()
-    await settle_one(journal, books, card, 1_000_000)
-    early = await asyncpg.connect(stores.dsn, server_settings={"role": "sekisho_app"})
-    transaction = early.transaction()
+    await settle_one(journal, books, card, 0)  # so that its connection is known
+    row = an_open_row(books.tenant_id, model=card.model, rate_card_id=card.rate_card_id, opened_at=END - 9_000_000)
+    await journal.opens.put(row)
+    other = await asyncpg.connect(stores.dsn)
+    transaction = other.transaction()
     await transaction.start()
-    await early.execute("SELECT closed_until FROM billing_account WHERE tenant_id = $1 FOR KEY SHARE", books.tenant_id)
+    await other.execute("SELECT FROM journal WHERE request_id = $1::text::uuid FOR UPDATE", row.request_id)
+    usage = Usage(0, 0, 1_000_000)
+    early = journal.settlements.put(a_settlement(row, usage, lines=rate(usage, card), settled_at=END - 1))
+    await until_it_waits(stores.dsn, journal._settle_link._connection.get_server_pid())
     closing = asyncio.create_task(close(database, books.tenant_id, "2026-11", END))
     await until_it_waits(stores.dsn, database.get_server_pid())
     assert not closing.done()
     await transaction.rollback()
-    await early.close()
+    await other.close()
+    assert await early
     assert (await closing).subtotal_yen == 480
     await settle_one(journal, books, card, 1_000_000)
     late = await database.fetchval(
