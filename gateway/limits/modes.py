@@ -180,9 +180,8 @@ class Modes:
         """Begin to know where limits are kept. Raises `Fault("store_unavailable")` when that takes too long."""
         self._start()
         try:
-            async with asyncio.timeout(READY_S_MAX):
-                while self.problem is not None:
-                    await asyncio.sleep(READY_S_MAX / 100)
+            async with asyncio.timeout(READY_S_MAX), self._changed:
+                await self._changed.wait_for(lambda: self.problem is None)
         except TimeoutError:
             raise _unavailable(f"limits: {self.problem}") from None
 
@@ -263,8 +262,10 @@ class Modes:
                 await self._turn(mode, "book", f"{mode.generation + 1}-book", "")
             return
         self._reach.note(reached=True)
-        if known and run == mode.run:
+        if known and run == mode.run and self._seen_generation != mode.generation:
             self._seen_generation = mode.generation
+            async with self._changed:
+                self._changed.notify_all()
         lost = mode.kind == "valkey" and not (known and run == mode.run)
         back = mode.kind == "book" and self._reach.back and self._reached_by_others
         if lost or back:

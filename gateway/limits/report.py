@@ -43,12 +43,13 @@ def standings(levels: Sequence[LimitLevel], figures: Sequence[int]) -> list[Leve
 
 @dataclass(frozen=True, slots=True)
 class Scene:
-    """What limits are told by: the tenant's raises by level name, the month and its zone, the time in seconds since the
-    epoch."""
+    """What limits are told by: the tenant's raises by level name, the month and its zone; `at` is the time that raises
+    are judged by (microseconds since the epoch), `now_s` that of the store (seconds)."""
 
     raises: Mapping[str, Sequence[Raise]]
     period: str
     zone: str
+    at: int
     now_s: int
 
     def reset(self, limit: LimitName) -> str | None:
@@ -63,7 +64,7 @@ def report(found: Sequence[LevelStanding], scene: Scene) -> dict[str, Any]:
     """The answer of both effective-limit endpoints. `found` from wide to narrow, with limits as they are set, without
     raises."""
     limits = [_limit(name, found, scene) for name in LIMIT_NAMES]
-    return {"at": from_us(scene.now_s * _SECOND_US), "zone": scene.zone, "limits": limits}
+    return {"at": from_us(scene.at), "zone": scene.zone, "limits": limits}
 
 
 def _limit(name: LimitName, found: Sequence[LevelStanding], scene: Scene) -> dict[str, Any]:
@@ -85,7 +86,7 @@ def _level(name: LimitName, standing: LevelStanding, scene: Scene) -> dict[str, 
     base: int | None = getattr(level.limits, name)
     raises = [one for one in scene.raises.get(told, ()) if one.limit_name == name]
     highest = max(
-        (one for one in raises if one.in_force(scene.now_s * _SECOND_US) and base is not None and one.value > base),
+        (one for one in raises if one.in_force(scene.at) and base is not None and one.value > base),
         key=lambda one: (one.value, one.ends_at),
         default=None,
     )

@@ -54,10 +54,11 @@ class LimitView:
         raise Fault("store_unavailable", retry_after_s=1, internal="the tenant is newer than the snapshot")
 
     async def _told(self, snapshot: Snapshot, tenant: Tenant, levels: list[LimitLevel]) -> dict[str, Any]:
-        period = period_of(self._clock.now(), tenant.zone)
+        now = self._clock.now()
+        period = period_of(now, tenant.zone)
         now_s, found = await self._holds.look(tenant.tenant_id, levels, period)
         raises = snapshot.raises.get(tenant.tenant_id, {})
-        return report(found, Scene(raises, period, tenant.zone, now_s))
+        return report(found, Scene(raises, period, tenant.zone, now, now_s))
 
 
 def _own(tenant: Tenant) -> LimitLevel:

@@ -71,8 +71,7 @@ class Engine:
         except BadRequestError as refused:
             return web.Response(body=refused.body, status=refused.status, headers=JSON_HEADERS)
         except (msgspec.DecodeError, AttributeError):
-            refused = BadRequestError("the body is no JSON object")
-            return web.Response(body=refused.body, status=refused.status, headers=JSON_HEADERS)
+            return web.Response(status=400)
         count = sum(ask.prompt_tokens)
         limit = self.models[ask.model].scenario.max_model_len
         return _json({"count": count, "max_model_len": limit, "tokens": list(range(count)), "token_strs": None})
