@@ -20,7 +20,7 @@ INSTALL = exec $(or $(PYTHON),python3.11) install.py --parent $$PPID --data-dir 
 SERVING = --serving --torch-index-url '$(TORCH_INDEX_URL)'
 
 .DEFAULT_GOAL := help
-.PHONY: help up install install-serving install-dev check test lock bench bench-overhead bench-kill bench-licence load soak
+.PHONY: help up install install-serving install-dev check test lock bench bench-overhead bench-kill bench-licence bench-limits load soak
 
 help: ## this list
 	@grep -hE '^[a-z][a-z-]*:.*## ' $(MAKEFILE_LIST) | sort | sed 's/:.*## /\t/' | expand -t 20
@@ -51,13 +51,16 @@ lock: install-dev ## write the hashed locks of .venv anew from pyproject.toml (s
 	@.venv/bin/pip-compile $(LOCK) --all-build-deps -o requirements.lock pyproject.toml
 	@exec .venv/bin/pip-compile $(LOCK) --extra dev -c requirements.lock -o requirements-dev.lock pyproject.toml
 
-bench: bench-overhead bench-kill bench-licence load ## every measurement, in bounded time; figures in reports/
+bench: bench-overhead bench-kill bench-licence bench-limits load ## every measurement, in bounded time; figures in reports/
 
 bench-overhead: install-dev ## what the gateway adds: CPU, latency, 500 streams (BASE=revision to compare; needs wrk and nginx)
 	@exec .venv/bin/python -m loadtests.overhead $(if $(BASE),--base '$(BASE)')
 
 bench-kill: install-dev ## SIGKILL at every step, then the books are checked
 	@exec .venv/bin/python -m loadtests.kill
+
+bench-limits: install-dev ## reserve and settle pairs per second through the limiter, in Valkey and in the book
+	@exec .venv/bin/python -m loadtests.limits_bench
 
 bench-licence: install-dev ## licence decisions, agreement with an independent judge, revocation on three gateways
 	@exec .venv/bin/python -m loadtests.licence
