@@ -180,9 +180,8 @@ class Modes:
         """Begin to know where limits are kept. Raises `Fault("store_unavailable")` when that takes too long."""
         self._start()
         try:
-            async with asyncio.timeout(READY_S_MAX):
-                while self.problem is not None:  # noqa: ASYNC110 # it also changes by the mere passing of time
-                    await asyncio.sleep(READY_S_MAX / 100)
+            async with asyncio.timeout(READY_S_MAX), self._changed:
+                await self._changed.wait_for(lambda: self.problem is None)
         except TimeoutError:
             raise _unavailable(f"limits: {self.problem}") from None
 
@@ -260,17 +259,24 @@ class Modes:
             self._reach.note(reached=False)
             if mode.kind == "valkey" and self._reach.away:
                 _LOG.warning("Valkey is away, limits go to the book: %r", error)
-                await self._turn(mode, "book", f"{mode.generation + 1}-book", "")
+                await self.turn_to_book(mode)
             return
         self._reach.note(reached=True)
-        if known and run == mode.run:
+        if known and run == mode.run and self._seen_generation != mode.generation:
             self._seen_generation = mode.generation
+            async with self._changed:
+                self._changed.notify_all()
         lost = mode.kind == "valkey" and not (known and run == mode.run)
         back = mode.kind == "book" and self._reach.back and self._reached_by_others
         if lost or back:
-            await self._turn_to_valkey(mode)
+            await self.turn_to_valkey(mode)
 
-    async def _turn_to_valkey(self, mode: Mode) -> None:
+    async def turn_to_book(self, mode: Mode) -> None:
+        """Begin the generation after `mode` in the book. Does nothing when another process was faster."""
+        await self._turn(mode, "book", f"{mode.generation + 1}-book", "")
+
+    async def turn_to_valkey(self, mode: Mode) -> None:
+        """Begin the generation after `mode` in Valkey, if it answers. Does nothing when another process was faster."""
         name = f"{mode.generation + 1}-{secrets.token_hex(4)}"
         try:
             run = await self._valkey.begin(name)

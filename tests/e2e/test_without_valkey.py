@@ -162,7 +162,7 @@ async def test_generation_waits_for_a_process_that_has_not_heard_of_it_and_that_
         await asyncio.gather(*slow.modes._tasks, return_exceptions=True)
         mode = await quick.modes.admitting()
         turned = time.monotonic()
-        await quick.modes._turn_to_valkey(mode)
+        await quick.modes.turn_to_valkey(mode)
         await quick.modes.beyond(mode.generation)
         while quick.modes.problem is not None:
             if slow.modes.leased:

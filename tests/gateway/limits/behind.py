@@ -84,9 +84,9 @@ async def turn(processes: Sequence[Holds], how: str, valkey: Any) -> None:
     if how == "flush":
         await valkey.flushall()
     elif how == "valkey":
-        await modes._turn_to_valkey(mode)
+        await modes.turn_to_valkey(mode)
     else:
-        await modes._turn(mode, "book", f"{mode.generation + 1}-book", "")
+        await modes.turn_to_book(mode)
     for holds in processes:
         await holds.modes.beyond(mode.generation)
         await holds.modes.admitting()
