@@ -44,7 +44,9 @@ async def same_count_everywhere(
     """Answer, engine's record, journal, ledger and `GET /v1/usage` agree about the tenant's only request."""
     row = await stack.row(request_id)
     witness = await stack.witness(model, f"{request_id}-{row['attempt']}")
-    names = ("prompt_tokens", "cached_tokens", "completion_tokens", "reasoning_tokens")
+    names = (
+        "prompt_tokens", "cached_tokens", "completion_tokens", "reasoning_tokens", "image_tokens", "audio_tokens",
+    )  # fmt: skip
     assert {name: row[name] for name in names} == {name: witness[name] for name in names}
     if shown is not None:
         assert (shown.prompt_tokens, shown.completion_tokens) == (row["prompt_tokens"], row["completion_tokens"])
@@ -57,7 +59,7 @@ async def same_count_everywhere(
     )
     assert booked == [{"debit": row["micro_yen"], "credit": row["micro_yen"]}]
     totals = await usage_totals(stack, tenant)
-    assert totals == {"requests": 1, **{name: row[name] for name in names[:3]}, "micro_yen": row["micro_yen"]}
+    assert totals == {"requests": 1, **{name: row[name] for name in names}, "micro_yen": row["micro_yen"]}
 
 
 async def usage_totals(stack: Stack, tenant: Tenant) -> dict[str, int]:

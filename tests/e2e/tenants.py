@@ -99,7 +99,14 @@ async def add_key(stack: Stack, connection: Any, tenant_id: str, expires_at: dat
 
 
 async def add_model(
-    stack: Stack, name: str, *, served_model: str = "", engine_root: str = "", context: int = 8_192, images: int = 0
+    stack: Stack,
+    name: str,
+    *,
+    served_model: str = "",
+    engine_root: str = "",
+    context: int = 8_192,
+    images: int = 0,
+    prices: tuple[int, int, int] = (INPUT_PRICE, CACHED_INPUT_PRICE, OUTPUT_PRICE),
 ) -> None:
     """A model of the scripted engine (the stack's own one by default) with a price; idempotent."""
     root = engine_root or await stack.engine_root("scripted-small")
@@ -118,7 +125,7 @@ async def add_model(
                 "INSERT INTO rate_card"
                 " (rate_card_id, model, effective_from, input_price, cached_input_price, output_price)"
                 " VALUES ($1, $2, timestamptz '2026-01-01 00:00+09', $3, $4, $5) ON CONFLICT DO NOTHING",
-                f"rc-{name}", name, INPUT_PRICE, CACHED_INPUT_PRICE, OUTPUT_PRICE,
+                f"rc-{name}", name, *prices,
             )  # fmt: skip
     finally:
         await connection.close()

@@ -253,18 +253,17 @@ async def _unready(up: Stack) -> bool | None:
     return True if await _readiness(up) == 503 else None
 
 
-async def test_without_valkey_nothing_is_served_and_no_row_stays_open(impatient: Stack) -> None:
+async def test_valkey_that_hangs_leaves_no_row_open_and_service_goes_on(impatient: Stack) -> None:
     tenant = await add_tenant(impatient)
     async with _client(impatient, tenant) as client:
         os.kill(impatient.pid("valkey"), signal.SIGSTOP)
         try:
-            await _refused_for_the_store(client)
-            assert await _readiness(impatient) == 503
+            await _serves_again(client)  # by the book
         finally:
             os.kill(impatient.pid("valkey"), signal.SIGCONT)
         await _serves_again(client)
     rows = await _all_final(impatient, tenant)
-    assert {row["state"] for row in rows if row["outcome"] != "completed"} == {"voided"}
+    assert {row["state"] for row in rows if row["outcome"] != "completed"} <= {"voided"}
     assert [row["outcome"] for row in rows][-1] == "completed"
     await impatient.no_holds(tenant.tenant_id, within_s=15)
 
@@ -284,8 +283,22 @@ async def test_valkey_that_stops_under_a_running_stream_costs_neither_answer_nor
     assert _events(answer)[-1] == "[DONE]"
     row = await impatient.row(answer.headers["x-request-id"])
     assert (row["outcome"], row["completion_tokens"]) == ("completed", 8)
-    use = await impatient.no_holds(tenant.tenant_id, within_s=20)
-    assert use["used_tokens"] == row["prompt_tokens"] + 8
+    await impatient.no_holds(tenant.tenant_id, within_s=20)
+    limits = await _limits(impatient, tenant)
+    assert limits["tokens_month"] == row["prompt_tokens"] + 8
+
+
+async def _limits(up: Stack, tenant: Tenant) -> dict[str, int]:
+    """What the tenant has used of each limit, wherever it is kept now."""
+
+    async def told() -> dict[str, int] | None:
+        async with httpx.AsyncClient(trust_env=False) as client:
+            answer = await client.get(f"{up.base_url}/limits", headers=tenant.headers)
+        if answer.status_code != 200:
+            return None
+        return {row["limit"]: row["levels"][0]["used"] for row in answer.json()["limits"]}
+
+    return await until(told, 15.0, "limits are not told")
 
 
 async def _read_to_done(client: httpx.AsyncClient, body: dict[str, Any]) -> str:

@@ -54,11 +54,9 @@ def known_engine() -> Iterator[EngineProcess]:
 @pytest_asyncio.fixture(scope="module")
 async def known(up: Stack, known_engine: EngineProcess) -> Stack:
     """The stack with that engine's models; one of them costs nothing."""
-    for name in (*KNOWN, FREE):
+    for name in KNOWN:
         await add_model(up, name, engine_root=known_engine.root)
-    await up.fetch(
-        "UPDATE rate_card SET input_price = 0, cached_input_price = 0, output_price = 0 WHERE model = $1", FREE
-    )
+    await add_model(up, FREE, engine_root=known_engine.root, prices=(0, 0, 0))
     return up
 
 
