@@ -158,7 +158,7 @@ async def test_gateway_and_worker_on_the_restored_stores_finish_what_was_under_w
         return True if rows[0]["n"] == 0 else None
 
     with process_of(up, tmp_path / "worker.log", "worker", **case.copy.environment):
-        await until(all_final, 30.0, "a row of the restored journal stays open")
+        await until(all_final, 90.0, "a row of the restored journal stays open")
     for row in await case.copy.fetch(
         "SELECT request_id::text AS id, model, attempt, usage_source, prompt_tokens, completion_tokens FROM journal"
         " WHERE state = 'recovered' AND tenant_id = $1", case.tenant.tenant_id,

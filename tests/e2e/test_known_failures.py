@@ -39,6 +39,7 @@ from tests.serving.scripted.process import EngineProcess, engine
 
 KNOWN = ("known-late-usage", "known-zero", "known-steady", "known-together", "known-broken", "known-silent")
 FREE = "known-free"
+CROWDS_MAX = 6
 MODELS = ("scripted-small", "scripted-paced", "scripted-slow", *KNOWN, FREE)
 TERMS = Terms(models=MODELS)
 GIVEN_BACK_S_MAX = 3.0  # before the worker's sweep would come, which looks at no hold younger than 5 s
@@ -286,13 +287,17 @@ async def test_deadlocks_in_the_database_drop_no_row(known: Stack, gateways: lis
     locker, stop = Locker(known.dsn, tenant.tenant_id), asyncio.Event()
     async with callers(gateways, tenant) as clients:
         locking = asyncio.create_task(locker.run(stop))
-        answers = await crowd(clients, 30, chat("known-together", max_tokens=16))
-        answers += await crowd(clients, 30, chat("known-together", max_tokens=16, stream=True))
+        answers = []
+        for _ in range(CROWDS_MAX):  # on a busy machine the two may miss each other
+            answers += await crowd(clients, 30, chat("known-together", max_tokens=16))
+            answers += await crowd(clients, 30, chat("known-together", max_tokens=16, stream=True))
+            if words(log).count("deadlock detected") > before:
+                break
         stop.set()
         await locking
     found = await spent(known, tenant.tenant_id)
     assert {answer.status_code for answer in answers} == {200}
-    assert len(found.of("settled")) == 60
+    assert len(found.of("settled")) == len(answers)
     assert {row["completion_tokens"] for row in found.rows} == {16}
     assert words(log).count("deadlock detected") > before
 
