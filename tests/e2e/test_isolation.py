@@ -140,8 +140,9 @@ async def test_expired_key_is_refused_and_one_that_expires_later_is_not(up: Stac
     now = datetime.now(UTC)
     connection = await up.connect()
     try:
-        late, _ = await add_key(up, connection, alice.tenant_id, now - timedelta(seconds=1))
-        soon, _ = await add_key(up, connection, alice.tenant_id, now + timedelta(hours=1))
+        async with connection.transaction():  # the gateway knows both, or neither
+            late, _ = await add_key(up, connection, alice.tenant_id, now - timedelta(seconds=1))
+            soon, _ = await add_key(up, connection, alice.tenant_id, now + timedelta(hours=1))
     finally:
         await connection.close()
 
