@@ -7,6 +7,7 @@ from typing import Any
 import msgspec
 
 from billing.types import Usage
+from billing.witnessed import REQUEST_ID
 
 # A record is read within seconds of its end; an engine whose record cannot be read for this long is a finding.
 RECORD_LATE = "10 minutes"
@@ -23,13 +24,13 @@ WHERE j.booked_at >= $1 AND j.booked_at < $2 AND j.state <> 'voided'
     # Charged, and the engine that keeps records has none of it. An engine that was killed has none of what it was doing
     # then: that was charged by the last count received, and is told as uncertain.
     "witness_missing": f"""
+WITH since AS (SELECT upstream_id, min(started_at) AS started_at FROM witness_record GROUP BY upstream_id)
 SELECT j.request_id::text AS what FROM journal j JOIN upstream u ON u.upstream_id = j.upstream_id
+  JOIN since s ON s.upstream_id = u.upstream_id AND j.opened_at >= s.started_at
 WHERE j.booked_at >= $1 AND j.booked_at < $2 AND j.state <> 'voided' AND j.usage_source IN ('engine', 'witness')
   AND j.outcome NOT IN ('upstream_failed', 'upstream_timeout') AND u.witness_url IS NOT NULL
   AND j.settled_at < now() - interval '{RECORD_LATE}'
   AND j.opened_at >= kept_since('witness_record')
-  AND j.opened_at >= coalesce((SELECT min(started_at) FROM witness_record r WHERE r.upstream_id = u.upstream_id),
-    'infinity')
   AND NOT EXISTS (SELECT FROM witness_record w WHERE w.attempt_id = j.request_id::text || '-' || j.attempt)""",  # noqa: S608 # constants of our own
     "record_not_judged": f"""
 SELECT attempt_id AS what FROM witness_record
@@ -73,7 +74,7 @@ SELECT
   (SELECT {_sums()} FROM witness_record
     WHERE ended_at >= $1 AND ended_at < $2 AND reconciled_at IS NOT NULL) AS witness,
   (SELECT {_sums("j.")}
-    FROM witness_record w JOIN journal j ON j.request_id::text || '-' || j.attempt = w.attempt_id
+    FROM witness_record w JOIN journal j ON j.request_id = {REQUEST_ID} AND j.attempt::text = substr(w.attempt_id, 38)
     WHERE w.ended_at >= $1 AND w.ended_at < $2 AND w.reconciled_at IS NOT NULL AND j.state <> 'voided') AS tenants,
   (SELECT {_sums()} FROM platform_usage WHERE ended_at >= $1 AND ended_at < $2) AS platform
 """  # noqa: S608 # constants of our own

@@ -19,6 +19,13 @@ UNJOURNALED_AFTER = "10 minutes"
 JUDGED_ROWS_MAX = 5_000
 FORGOTTEN_ROWS_MAX = 20_000
 
+# SQL: the request that a record `w` names, NULL for a probe; what follows it is the number of the attempt. Through it
+# the journal is found by its primary key, and by nothing that an index does not know.
+REQUEST_ID = (
+    "CASE WHEN w.attempt_id ~ '^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}-[0-9]{1,4}$'"
+    " THEN left(w.attempt_id, 36)::uuid END"
+)
+
 _CURSORS = "SELECT file, next FROM witness_cursor WHERE upstream_id = $1"
 
 # Records and the place where reading goes on, in one statement: a page that is read again changes nothing.
@@ -47,8 +54,7 @@ ON CONFLICT (upstream_id, file) DO UPDATE SET next = excluded.next
 
 _JUDGE = f"""
 WITH fresh AS (
-  SELECT w.*, CASE WHEN attempt_id ~ '^[0-9a-f]{{8}}(-[0-9a-f]{{4}}){{3}}-[0-9a-f]{{12}}-[0-9]{{1,4}}$'
-    THEN left(attempt_id, 36)::uuid END AS request_id
+  SELECT w.*, {REQUEST_ID} AS request_id
   FROM witness_record w WHERE reconciled_at IS NULL ORDER BY read_at LIMIT $1 FOR UPDATE SKIP LOCKED
 ), judged AS (
   SELECT f.*, CASE

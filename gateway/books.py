@@ -87,7 +87,7 @@ class Books:
         day = local.date() - timedelta(days=1)
         if local.hour < NIGHTLY_HOUR or await self._link.fetch(_RAN, day):
             return None
-        found = await reconcile(self._slow_link, _midnight(day), _midnight(day + timedelta(days=1)))
+        found = await reconcile(self._slow_link, midnight(day), midnight(day + timedelta(days=1)))
         report = msgspec.json.encode(found).decode()
         if await self._link.fetch(_RECORD, day, len(found.findings), report):
             for finding in found.findings:
@@ -100,5 +100,6 @@ class Books:
         await self._slow_link.close()
 
 
-def _midnight(day: date) -> datetime:
+def midnight(day: date) -> datetime:
+    """When `day` begins in Asia/Tokyo."""
     return datetime.combine(day, time(), NIGHT)

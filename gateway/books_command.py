@@ -1,12 +1,12 @@
 """`sekisho reconcile`: the nightly comparison of the books by hand, for any span of days."""
 
 import sys
-from datetime import UTC, date, datetime, time, timedelta
+from datetime import UTC, date, datetime, timedelta
 
 import asyncpg
 
 from billing.reconcile import Reconciliation, reconcile
-from gateway.books import NIGHT, RECONCILE_S_MAX
+from gateway.books import NIGHT, RECONCILE_S_MAX, midnight
 
 DAYS_DEFAULT = 31
 
@@ -23,7 +23,7 @@ async def reconcile_command(dsn: str, start: str | None, end: str | None) -> int
     except ValueError as error:
         sys.stderr.write(f"sekisho reconcile: {error}: name days as 2026-11-01\n")
         return 2
-    found = await _reconcile(dsn, _midnight(first), _midnight(last))
+    found = await _reconcile(dsn, midnight(first), midnight(last))
     sys.stdout.write(_text(found) + "\n")
     return 1 if found.findings else 0
 
@@ -37,10 +37,6 @@ async def _reconcile(dsn: str, start: datetime, end: datetime) -> Reconciliation
             return await reconcile(connection, start, end)
     finally:
         await connection.close()
-
-
-def _midnight(day: date) -> datetime:
-    return datetime.combine(day, time(), NIGHT)
 
 
 def _text(found: Reconciliation) -> str:

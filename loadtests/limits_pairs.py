@@ -1,10 +1,7 @@
 """Pairs of reserve and settle per second through the product's own limiter, one process: in Valkey, and in the book."""
 
 import asyncio
-import os
 import time
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,10 +11,7 @@ import uvloop
 from gateway.limits import modes
 from gateway.limits.holds import Holds, Release
 from gateway.limits.levels import LimitLevel, Limits
-from gateway.migrations.run import migrate
-from gateway.up.folder import DataFolder
-from gateway.up.processes import Child
-from gateway.up.stores import PostgreSQL, Valkey
+from loadtests.stores import stores
 
 ROUNDS = 5
 ROUND_S = 2.0
@@ -41,8 +35,8 @@ def measure(folder: Path) -> list[Pairs]:
 
 
 async def _measure(folder: Path) -> list[Pairs]:
-    async with _stores(folder) as (dsn, url):
-        holds = Holds(url, dsn)
+    async with stores(folder / "data") as found_at:
+        holds = Holds(found_at.valkey_url, found_at.dsn)
         try:
             await holds.ready()
             found = [await _rounds("valkey", holds)]
@@ -55,25 +49,6 @@ async def _measure(folder: Path) -> list[Pairs]:
         finally:
             await holds.close()
     return found
-
-
-@asynccontextmanager
-async def _stores(folder: Path) -> AsyncIterator[tuple[str, str]]:
-    data = DataFolder.at(folder / "data")
-    data.prepare()
-    with data.sockets(others_pass=os.geteuid() == 0) as sockets:
-        postgresql = PostgreSQL.of(data, sockets, dict(os.environ))
-        valkey = Valkey.of(data, sockets, dict(os.environ))
-        await postgresql.prepare()
-        children = [await Child.start(postgresql.command()), await Child.start(valkey.command())]
-        try:
-            await postgresql.until_ready(children[0])
-            await valkey.until_ready(children[1])
-            await migrate(postgresql.dsn)
-            yield postgresql.dsn, valkey.url
-        finally:
-            for child in reversed(children):
-                await child.stop()
 
 
 async def _rounds(where: str, holds: Holds) -> Pairs:

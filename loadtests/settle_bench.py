@@ -9,7 +9,6 @@ the same rounds. Table on stdout, `reports/settle.json`. Exit codes: 0 fast enou
 
 import ast
 import asyncio
-import os
 import statistics
 import subprocess
 import sys
@@ -29,13 +28,10 @@ from billing.journal import Journal
 from billing.rating import RateCard, rate
 from billing.types import OpenRow, Outcome, Settlement, Usage
 from gateway.clock import now_us
-from gateway.migrations.run import migrate
-from gateway.up.folder import DataFolder
-from gateway.up.processes import Child
-from gateway.up.stores import PostgreSQL
 from loadtests.processes import Unmeasurable
 from loadtests.report import table, write_report
 from loadtests.stack import ROOT, scratch
+from loadtests.stores import stores
 
 BASE = "0372d34"
 PER_S_MIN = 1_000
@@ -129,7 +125,8 @@ def _settle_of_base() -> str:
 async def _measure_all(folder: Path, base: str) -> tuple[list[Row], dict[str, str]]:
     present = journal_module.SETTLE
     rounds: dict[Plan, list[tuple[Measured, Measured]]] = {plan: [] for plan in PLANS}
-    async with postgresql(folder) as dsn:
+    async with stores(folder / "data") as found_at:
+        dsn = found_at.dsn
         settings = await _prepare(dsn)
         for number in range(ROUNDS + 1):
             for plan in PLANS:
@@ -152,23 +149,6 @@ def _row(plan: Plan, pairs: Sequence[tuple[Measured, Measured]]) -> Row:
         statistics.median(theirs.per_s for _, theirs in pairs),
         statistics.median(ours.per_s / theirs.per_s for ours, theirs in pairs),
     )
-
-
-@asynccontextmanager
-async def postgresql(folder: Path) -> AsyncIterator[str]:
-    """The product's own server with its own settings, on the clone's disk; as `sekisho up` starts it."""
-    data = DataFolder.at(folder / "data")
-    data.prepare()
-    with data.sockets(others_pass=os.geteuid() == 0) as sockets:
-        server = PostgreSQL.of(data, sockets, dict(os.environ))
-        await server.prepare()
-        child = await Child.start(server.command())
-        try:
-            await server.until_ready(child)
-            await migrate(server.dsn)
-            yield server.dsn
-        finally:
-            await child.stop()
 
 
 async def _prepare(dsn: str) -> dict[str, str]:

@@ -1,8 +1,6 @@
 """Real stores for the tests of both rooms: one PostgreSQL and one Valkey per session, migrated, on unix sockets."""
 
-import os
 from collections.abc import AsyncIterator
-from dataclasses import dataclass
 from typing import Any
 from uuid import uuid4
 
@@ -11,42 +9,19 @@ import pytest
 import pytest_asyncio
 
 from gateway.limits.levels import Limits
-from gateway.migrations.run import migrate
 from gateway.tenancy.snapshot import Snapshot, Tenant
 from gateway.tenancy.store import Configuration
-from gateway.up.folder import DataFolder
-from gateway.up.processes import Child
-from gateway.up.stores import PostgreSQL, Valkey
+from loadtests.stores import Stores as Stores  # the tests' own name of it
+from loadtests.stores import stores as running_stores
 
 pytest_plugins = ["tests.vllm.engine"]
-
-
-@dataclass(frozen=True, slots=True)
-class Stores:
-    """How to reach the session's stores."""
-
-    dsn: str
-    valkey_url: str
 
 
 @pytest_asyncio.fixture(scope="session")
 async def stores(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Stores]:
     """PostgreSQL with the schema of `head`, and Valkey."""
-    data = DataFolder.at(tmp_path_factory.mktemp("stores") / "data")
-    data.prepare()
-    with data.sockets(others_pass=os.geteuid() == 0) as sockets:
-        postgresql = PostgreSQL.of(data, sockets, dict(os.environ))
-        valkey = Valkey.of(data, sockets, dict(os.environ))
-        await postgresql.prepare()
-        children = [await Child.start(postgresql.command()), await Child.start(valkey.command())]
-        try:
-            await postgresql.until_ready(children[0])
-            await valkey.until_ready(children[1])
-            await migrate(postgresql.dsn)
-            yield Stores(postgresql.dsn, valkey.url)
-        finally:
-            for child in reversed(children):
-                await child.stop()
+    async with running_stores(tmp_path_factory.mktemp("stores") / "data") as running:
+        yield running
 
 
 @pytest_asyncio.fixture

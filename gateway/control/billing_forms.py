@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping
 from datetime import date, datetime
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, ValidationInfo, field_validator
+from pydantic import AfterValidator, Field, ValidationInfo, field_validator
 
 from billing.agreements import dump_agreement, parse_agreement
 from billing.prices import BadTerms, dump_terms, parse_terms
@@ -14,6 +14,16 @@ from gateway.control.forms import STAYS, Form
 
 REASON_CHARS_MAX = 1_000
 Format = Literal["json", "csv", "pdf", "pint", "focus"]
+
+
+def _later(end: datetime | None, info: ValidationInfo) -> datetime | None:
+    start = info.data.get("effective_from")
+    if end is not None and start is not None and end <= start:
+        raise ValueError("later than effective_from")
+    return end
+
+
+_End = Annotated[f.Time | None, AfterValidator(_later)]
 
 
 class NewRateCard(Form):
@@ -26,17 +36,11 @@ class NewRateCard(Form):
     family: f.Family = "published"
     tenant_id: f.TenantId | None = None
     effective_from: f.Time
-    effective_to: f.Time | None = None
+    effective_to: _End = None
     input_price: f.Count
     cached_input_price: f.Count
     output_price: f.Count
     terms: f.Terms = Field(default_factory=dict)
-
-    @field_validator("effective_to")
-    @classmethod
-    def _is_later(cls, end: datetime | None, info: ValidationInfo) -> datetime | None:
-        _check_order(end, info)
-        return end
 
     @field_validator("terms")
     @classmethod
@@ -56,14 +60,8 @@ class NewAgreement(Form):
 
     agreement_id: f.ObjectId
     effective_from: f.Time
-    effective_to: f.Time | None = None
+    effective_to: _End = None
     terms: f.Terms
-
-    @field_validator("effective_to")
-    @classmethod
-    def _is_later(cls, end: datetime | None, info: ValidationInfo) -> datetime | None:
-        _check_order(end, info)
-        return end
 
     @field_validator("terms")
     @classmethod
@@ -77,14 +75,8 @@ class NewCredit(Form):
     credit_id: f.ObjectId
     yen: f.Yen
     effective_from: f.Time
-    expires_at: f.Time
+    expires_at: Annotated[f.Time, AfterValidator(_later)]
     note: f.Text = ""
-
-    @field_validator("expires_at")
-    @classmethod
-    def _is_later(cls, end: datetime, info: ValidationInfo) -> datetime:
-        _check_order(end, info)
-        return end
 
 
 class _Address(Form):
@@ -188,12 +180,6 @@ class CreditNote(Form):
     def asked(self) -> Mapping[int, int] | None:
         """Line number → yen."""
         return None if self.lines is None else {given.line: given.yen for given in self.lines}
-
-
-def _check_order(end: datetime | None, info: ValidationInfo) -> None:
-    start = info.data.get("effective_from")
-    if end is not None and start is not None and end <= start:
-        raise ValueError("later than effective_from")
 
 
 def _as_stored(terms: dict[str, Any], form: Callable[[str], str]) -> dict[str, Any]:

@@ -21,6 +21,7 @@ SELECT model, model_version, action, purpose, data_class, country, region, tier,
   (array_agg(request_id::text ORDER BY opened_at DESC))[1:{EXAMPLES_MAX}] AS examples
 FROM journal
 WHERE tenant_id = $1 AND settled_at >= $2 AND settled_at < $3 AND model <> ''
+  AND booked_at >= $2  -- never before settled_at, and what the index is by
   AND (model_version <> '' OR code = 'model_not_found')
 GROUP BY 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12 ORDER BY n DESC LIMIT {GROUPS_MAX}
 """  # noqa: S608 # constants

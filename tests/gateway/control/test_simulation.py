@@ -12,9 +12,10 @@ from tests.gateway.control.world import an_upstream
 
 INSERT = """
 INSERT INTO journal (request_id, tenant_id, key_id, model, model_version, action, purpose, data_class, country, region,
-  tier, site, rule_id, licence_id, epoch, instance_id, state, outcome, code, opened_at, settled_at)
+  tier, site, rule_id, licence_id, epoch, instance_id, state, outcome, code, opened_at, settled_at,
+  booked_at)
 VALUES ($1, $2, 'k', $3, $4, $5, $6, 'restricted', 'JP', 'jp-east', 'heavy', 'dc-1', $7, $8, 1, 'i', 'settled', $9, $10,
-  $11, $11)
+  $11, $11, $11)
 """
 GRANT = {"id": "g1", "models": ["m1"], "actions": ["chat"], "purposes": ["general", "research"]}
 
