@@ -72,7 +72,7 @@ SETTLE = """
 WITH given AS (
   SELECT * FROM json_to_recordset($1::json) AS g(request_id uuid, tenant_id text, state text, outcome text, code text,
     http_status smallint, finish_reason text, attempt smallint, usage json, source text, lines json,
-    first_byte_at bigint, settled_at bigint, audit_record text) ORDER BY request_id
+    first_byte_at bigint, settled_at bigint, audit_record text, only_if text) ORDER BY request_id
 ), account AS (
   SELECT a.tenant_id, a.closed_until FROM billing_account a
   WHERE a.tenant_id = ANY (ARRAY(SELECT tenant_id FROM given)) ORDER BY a.tenant_id FOR KEY SHARE
@@ -88,7 +88,7 @@ WITH given AS (
     booked_at = greatest(from_micros(g.settled_at), a.closed_until)
   FROM given g LEFT JOIN account a ON a.tenant_id = g.tenant_id
   WHERE j.request_id = ANY (ARRAY(SELECT request_id FROM given)) AND j.request_id = g.request_id
-    AND j.tenant_id = g.tenant_id AND j.settled_at IS NULL
+    AND j.tenant_id = g.tenant_id AND j.settled_at IS NULL AND coalesce(g.only_if, '') IN ('', j.state)
   RETURNING j.request_id, j.tenant_id, j.model, g.lines, j.booked_at, j.micro_yen, g.audit_record
 ), booked AS (
   INSERT INTO ledger_entry

@@ -22,9 +22,11 @@ SELECT j.request_id::text AS request_id, j.tenant_id, j.key_id, j.model, j.actio
 FROM journal j LEFT JOIN journal_progress p ON p.request_id = j.request_id AND p.attempt = j.attempt
 LEFT JOIN upstream u ON u.upstream_id = j.upstream_id
 LEFT JOIN rate_card r ON r.rate_card_id = j.rate_card_id
-WHERE j.state IN ('open', 'dispatched', 'streaming') AND j.instance_id = $1
+WHERE j.state IN ('open', 'dispatched', 'streaming') AND j.instance_id = $1 AND j.request_id > $3::text::uuid
 ORDER BY j.request_id LIMIT $2
 """
+
+_FIRST = "00000000-0000-0000-0000-000000000000"
 
 # Rows whose process has no heartbeat row at all would otherwise never be looked at.
 _OWNERS = """
@@ -75,6 +77,11 @@ class Unfinished:
         """Whether the client may have got a byte."""
         return self.state == "streaming"
 
+    @property
+    def attempt_id(self) -> str:
+        """The name under which the engine knows it."""
+        return f"{self.request_id}-{self.attempt}"
+
 
 @dataclass(frozen=True, slots=True)
 class Final:
@@ -86,9 +93,9 @@ class Final:
     micro_yen: int
 
 
-async def unfinished(connection: Any, instance_id: str, limit: int) -> list[Unfinished]:
-    """At most `limit` unfinished rows of a process, oldest first."""
-    rows = await connection.fetch(_UNFINISHED, instance_id, limit)
+async def unfinished(connection: Any, instance_id: str, limit: int, after: str = "") -> list[Unfinished]:
+    """At most `limit` unfinished rows of a process, oldest first; those behind the request `after`, if one is named."""
+    rows = await connection.fetch(_UNFINISHED, instance_id, limit, after or _FIRST)
     return [_unfinished(dict(row)) for row in rows]
 
 

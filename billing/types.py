@@ -108,7 +108,10 @@ class Line:
 
 @dataclass(frozen=True, slots=True)
 class Settlement:
-    """The final word on an exchange that has an `open` row: state, outcome, counts, price lines, audit record."""
+    """The final word on an exchange that has an `open` row: state, outcome, counts, price lines, audit record.
+
+    `only_if` names the state in which the row was judged, where that was done from outside: it is settled only if it
+    still is in that state. Empty for the process that owns the row and knows."""
 
     request_id: str
     tenant_id: str
@@ -124,6 +127,7 @@ class Settlement:
     first_byte_at: int | None
     settled_at: int
     audit_record: str
+    only_if: str = ""
 
     @property
     def micro_yen(self) -> int:

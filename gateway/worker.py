@@ -65,7 +65,7 @@ class Worker:
         self.witness = Witness(self._client, settings.witness_token_file)
         self._spool_dir = settings.spool_dir
         self._liveness = Liveness()
-        self._recovery = Recovery(self._link, self._journal, self._holds, self.witness, self._liveness)
+        self._recovery = Recovery(self._link, self._journal, self._holds, self.witness)
         self._sweep = Sweep(self._link, self._holds, self._liveness)
         self._next_sweep = 0.0
         self._next_tidy = 0.0
@@ -106,9 +106,8 @@ class Worker:
         self._liveness.observe(heartbeats, now)
         # Before recovery judges rows by less than what their process had on disk.
         await step("spool", replay(self._spool_dir, self._journal))
-        for instance_id in await owners(self._link):
-            if not self._liveness.alive(instance_id, now):
-                await step("recovery", self._recovery.run(instance_id, now))
+        dead = [one for one in sorted(await owners(self._link)) if not self._liveness.alive(one, now)]
+        await self._recovery.run(dead, now)
         if now >= self._next_sweep:
             self._next_sweep = now + SWEEP_EVERY_S
             await step("sweep", self._sweep.run(now))

@@ -171,19 +171,24 @@ class UpstreamClient:
     ) -> bytes | None:
         """The body of a GET answered with 200 within `timeout_s`, `bytes_max` at most, else None. For health and
         witness queries."""
+        answer = await self.get(url, timeout_s, headers, bytes_max)
+        return None if answer is None or answer[0] != 200 else answer[1]
+
+    async def get(
+        self, url: str, timeout_s: float, headers: Mapping[str, str] | None = None, bytes_max: int = ERROR_BYTES_MAX
+    ) -> tuple[int, bytes] | None:
+        """Status and body of a GET answered within `timeout_s`, None for no answer or one of more than `bytes_max`."""
         try:
             async with (
                 asyncio.timeout(timeout_s),
                 self._session.get(url, headers=headers, allow_redirects=False) as response,
             ):
-                if response.status != 200:
-                    return None
-                parts: list[bytes] = []
+                body = bytearray()
                 async for part in response.content.iter_any():
-                    parts.append(part)
-                    if sum(map(len, parts)) > bytes_max:
+                    body += part
+                    if len(body) > bytes_max:
                         return None
-                return b"".join(parts)
+                return response.status, bytes(body)
         except (aiohttp.ClientError, OSError):
             return None
 

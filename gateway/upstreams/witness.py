@@ -1,5 +1,5 @@
 """The engine's own record of an attempt, asked over HTTP where an upstream keeps one: one attempt, or all of them page
-by page. None always means "not now": the engine has no such record, does not answer, or wants another token."""
+by page. None always means "not now": the engine does not answer, or not as a witness does, or wants another token."""
 
 import asyncio
 import logging
@@ -92,10 +92,15 @@ class Witness:
         self._token = _Token(token_file)
 
     async def ask(self, witness_url: str, attempt_id: str) -> EngineRecord | None:
-        """The record of `attempt_id`."""
-        body = await self._client.get_json(f"{witness_url}/{attempt_id}", QUERY_S_MAX, self._token.headers())
-        answer = _decoded(body, _Answer)
-        return None if answer is None else _record(answer, attempt_id)
+        """The record of `attempt_id`; one in the state `unknown` when the engine answers that it has none."""
+        said = await self._client.get(f"{witness_url}/{attempt_id}", QUERY_S_MAX, self._token.headers())
+        if said is None or said[0] not in (200, 404):
+            return None
+        answer = _decoded(said[1], _Answer)
+        # A 404 of anybody else on the way says nothing about the attempt.
+        if answer is None or (said[0] == 404) != (answer.state == "unknown"):
+            return None
+        return _record(answer, attempt_id)
 
     async def final(self, upstream: Upstream, attempt_id: str, wait_s: float) -> EngineRecord | None:
         """The record once the engine has ended the attempt, waiting `wait_s` seconds at most."""

@@ -12,30 +12,23 @@ class Liveness:
     gap in its own readings (a database that was away must not make everybody look dead), or when it retired."""
 
     seen: dict[str, tuple[str, float]] = field(default_factory=dict)
-    dead_since: dict[str, float] = field(default_factory=dict)
+    dead: set[str] = field(default_factory=set)
     read_at: float = float("-inf")
 
     def observe(self, heartbeats: dict[str, str], now: float) -> None:
         """Take one reading of all heartbeats at the monotonic time `now` (seconds)."""
-        gap = now - self.read_at > READING_GAP_S_MAX
-        # A gap proves nothing about the living; who was found dead and still says the same stays dead.
-        known = {name: seen for name, seen in self.seen.items() if not gap or name in self.dead_since}
+        still = {name for name, beat in heartbeats.items() if self.seen.get(name, ("", now))[0] == beat}
+        # Who has said something since lives again, whether or not anybody asked about it meanwhile.
+        self.dead &= still
+        if now - self.read_at > READING_GAP_S_MAX:
+            still &= self.dead  # a gap proves nothing about the living; who was found dead stays dead
         self.read_at = now
-        self.seen = {
-            instance_id: known[instance_id] if instance_id in known and known[instance_id][0] == beat else (beat, now)
-            for instance_id, beat in heartbeats.items()
-        }
+        self.seen = {name: self.seen[name] if name in still else (beat, now) for name, beat in heartbeats.items()}
 
     def alive(self, instance_id: str, now: float) -> bool:
         """Whether the process may still finish its work."""
         beat, since = self.seen.get(instance_id, ("-infinity", now))
         alive = beat != "-infinity" and now - since < DEAD_AFTER_S
-        if alive:
-            self.dead_since.pop(instance_id, None)
-        else:
-            self.dead_since.setdefault(instance_id, now)
+        if not alive and instance_id in self.seen:
+            self.dead.add(instance_id)
         return alive
-
-    def dead_for(self, instance_id: str, now: float) -> float:
-        """Seconds since the process was first found dead."""
-        return now - self.dead_since.get(instance_id, now)

@@ -105,7 +105,10 @@ async def test_no_answer_and_no_sense_are_both_none(engine: Engine, client: Upst
     witness = Witness(client)
     for engine.status, engine.answer in (
         (401, RECORD),
-        (404, {"state": "unknown"}),
+        (404, {"error": "nothing here"}),
+        (404, RECORD),
+        (200, {"state": "unknown"}),
+        (500, {"state": "unknown"}),
         (200, []),
         (200, {"state": "odd"}),
     ):
@@ -120,3 +123,10 @@ def test_the_token_file_lies_in_the_data_folder_unless_it_is_named(tmp_path: Pat
     assert load(tmp_path, stores).witness_token_file == tmp_path / "secrets" / "witness.token"
     named = load(tmp_path, {**stores, "SEKISHO_WITNESS_TOKEN_FILE": "/run/secrets/witness"})
     assert named.witness_token_file == Path("/run/secrets/witness")
+
+
+async def test_an_engine_that_has_no_such_record_says_so(engine: Engine, client: UpstreamClient) -> None:
+    engine.status, engine.answer = 404, {"attempt_id": "r-1", "state": "unknown"}
+    record = await Witness(client).ask(engine.url, "r-1")
+    assert record is not None
+    assert (record.state, record.usage) == ("unknown", Usage())

@@ -1,5 +1,6 @@
 """Recovery and sweep on real stores: what a dead gateway left is settled once, from the best count there is."""
 
+import asyncio
 import json
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -18,7 +19,7 @@ from gateway.settings import Settings
 from gateway.tenancy.snapshot import Tenant
 from gateway.upstreams.client import Timeouts
 from gateway.work.liveness import DEAD_AFTER_S, Liveness
-from gateway.work.recover import WITNESS_WAIT_S_MAX
+from gateway.work.patience import QUESTIONS_MIN, SILENT_S_MAX, UNKNOWN_S_MAX, Patience
 from gateway.worker import Worker
 from tests.billing.rows import NOW, a_settlement, an_open_row
 from tests.conftest import Stores, a_tenant
@@ -37,8 +38,13 @@ class Engine:
 
     def __init__(self) -> None:
         self.records: dict[str, dict[str, Any]] = {}
+        self.away = False
+        self.asked = 0
 
     async def answer(self, request: web.Request) -> web.Response:
+        self.asked += 1
+        if self.away:
+            return web.Response(status=502)
         attempt_id = request.match_info["attempt_id"]
         record = self.records.get(attempt_id, {"state": "unknown"})
         return web.json_response(record, status=200 if attempt_id in self.records else 404)
@@ -154,8 +160,82 @@ async def test_last_checkpoint_counts_when_the_engine_has_no_record(worker: Work
     row = await left.request(delivered=True, checkpoint=Usage(9, 0, 3, 0))
     await rounds(worker, 0, 2)
     assert (await left.state(row))[0] == "streaming"  # the engine may still be writing its record
-    await rounds(worker, 3, WITNESS_WAIT_S_MAX + 2)
+    await rounds(worker, 3, UNKNOWN_S_MAX + 2)
     assert await left.state(row) == ("recovered", "checkpoint", 9, 3, 9 * 120 + 3 * 480)
+
+
+async def test_an_engine_that_is_away_is_waited_for(worker: Worker, left: Left, engine: tuple[Engine, str]) -> None:
+    row = await left.request(delivered=True, checkpoint=Usage(9, 0, 3, 0))
+    engine[0].away = True
+    await rounds(worker, 0, 2 * UNKNOWN_S_MAX)
+    assert (await left.state(row))[0] == "streaming"
+    engine[0].away = False
+    engine[0].records[f"{row.request_id}-1"] = {"state": "aborted", "prompt_tokens": 9, "completion_tokens": 5}
+    await rounds(worker, 2 * UNKNOWN_S_MAX + 1, 2 * UNKNOWN_S_MAX + 1)
+    assert await left.state(row) == ("recovered", "witness", 9, 5, 9 * 120 + 5 * 480)
+
+
+async def test_an_engine_that_stays_away_leaves_the_checkpoint(
+    worker: Worker, left: Left, engine: tuple[Engine, str]
+) -> None:
+    row = await left.request(delivered=True, checkpoint=Usage(9, 0, 3, 0))
+    engine[0].away = True
+    await rounds(worker, 0, QUESTIONS_MIN)
+    for now in range(1, 7):  # rounds of twenty seconds each
+        assert (await left.state(row))[0] == "streaming"
+        await worker.round(20.0 * now)
+    assert await left.state(row) == ("recovered", "checkpoint", 9, 3, 9 * 120 + 3 * 480)
+
+
+async def test_a_silent_engine_is_asked_once_a_round_and_delays_no_other(
+    worker: Worker, left: Left, engine: tuple[Engine, str], monkeypatch: Any
+) -> None:
+    monkeypatch.setattr("gateway.work.recover.QUESTIONS_MAX", 1)
+    monkeypatch.setattr("gateway.work.recover.BATCH_ROWS", 2)
+    rows = [await left.request(delivered=True) for _ in range(3)]
+    undelivered = [await left.request(delivered=False) for _ in range(3)]
+    engine[0].away = True
+    await rounds(worker, 0, 0)
+    assert engine[0].asked == 1
+    assert {(await left.state(row))[0] for row in rows} == {"streaming"}
+    assert {(await left.state(row))[0] for row in undelivered} == {"voided"}
+
+
+async def test_a_hold_that_cannot_be_ended_stops_no_other(worker: Worker, left: Left, monkeypatch: Any) -> None:
+    rows = [await left.request(delivered=False) for _ in range(3)]
+
+    async def fails(_: object) -> None:
+        raise OSError("Valkey is away")
+
+    monkeypatch.setattr(worker._holds, "release", fails)
+    await rounds(worker, 0, 0)
+    assert {(await left.state(row))[0] for row in rows} == {"voided"}
+
+
+async def test_row_that_went_on_while_it_was_judged_is_not_closed(worker: Worker, left: Left, monkeypatch: Any) -> None:
+    """A process that was taken for dead lives: its first byte's mark comes between the reading and the settlement."""
+    row = await left.request(delivered=False)
+    count = worker._recovery._count
+
+    def delivered_meanwhile(judged: Any, *others: Any) -> Any:
+        if judged.request_id == row.request_id:
+            marking.append(left.journal.marks.put(Mark(row.request_id, 1, True, Usage(), NOW)))
+        return count(judged, *others)
+
+    marking: list[asyncio.Future[bool]] = []
+    put = worker._journal.settlements.put
+
+    async def after_the_mark(settlement: Any) -> bool:
+        await asyncio.gather(*marking)
+        return await put(settlement)
+
+    monkeypatch.setattr(worker._recovery, "_count", delivered_meanwhile)
+    monkeypatch.setattr(worker._journal.settlements, "put", after_the_mark)
+    await rounds(worker, 0, 0)
+    assert [mark.result() for mark in marking] == [True]
+    assert (await left.state(row))[0] == "streaming"
+    assert row.request_id in await left.held()
+    assert await left.journal.settlements.put(a_settlement(row, Usage(9, 0, 5, 0)))
 
 
 async def test_recovery_twice_books_once(worker: Worker, left: Left, engine: tuple[Engine, str]) -> None:
@@ -255,9 +335,21 @@ def test_dead_stays_dead_over_a_gap_in_the_readings() -> None:
     assert not liveness.alive("a", now=6)
     liveness.observe({"a": "t1"}, now=16)  # a round that took ten seconds
     assert not liveness.alive("a", now=16)
-    assert liveness.dead_for("a", now=16) == 10
     liveness.observe({"a": "t2"}, now=17)
     assert liveness.alive("a", now=17)
+
+
+def test_who_lives_again_is_not_dead_after_a_gap_though_nobody_asked_meanwhile() -> None:
+    liveness = Liveness()
+    for now in range(7):
+        liveness.observe({"a": "t1"}, now=now)
+    assert not liveness.alive("a", now=6)
+    for now in range(7, 12):
+        liveness.observe({"a": f"t{now}"}, now=now)
+    for now in range(12, 16):
+        liveness.observe({"a": "t11"}, now=now)
+    liveness.observe({"a": "t11"}, now=20)  # the database was away: five seconds and more of the same, with a gap
+    assert liveness.alive("a", now=20)
 
 
 def test_database_that_was_away_makes_nobody_look_dead() -> None:
@@ -274,3 +366,14 @@ def test_retired_process_is_dead_at_once_and_an_unknown_one_too() -> None:
     liveness = Liveness()
     liveness.observe({"a": "-infinity", "b": "t"}, now=0)
     assert [liveness.alive(name, now=0) for name in ("a", "b", "c")] == [False, True, False]
+
+
+def test_patience_counts_from_the_first_question_and_takes_no_single_answer_for_long_silence() -> None:
+    patience = Patience()
+    assert not patience.ended("a", None, 0.0)
+    assert not patience.ended("a", None, 2 * SILENT_S_MAX)  # the second question, after a round that took long
+    assert [patience.ended("a", "running", 2 * SILENT_S_MAX + n) for n in range(3)] == [False, False, True]
+    assert not patience.ended("b", "unknown", 1_000.0)
+    patience.forget("a")
+    assert not patience.ended("a", "unknown", 1_000.0)
+    assert [patience.ended("b", "unknown", 1_000.0 + n) for n in (2, 4, 6, 8, 10)] == [False] * 4 + [True]
