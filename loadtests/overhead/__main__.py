@@ -104,9 +104,9 @@ def _added(rounds: Sequence[Sequence[Sample]], name: str, *, stream: bool) -> fl
 
 def _verdicts(rounds: Sequence[Sequence[Sample]], ratios: dict[str, Any], people: Crowd | None) -> list[Verdict]:
     verdicts = [
-        Verdict("added p50 at c=1 (over direct)", _added(rounds, "p50_ms", stream=False), 2.0, "ms"),
+        Verdict("added p50 at c=1 (over direct)", _added(rounds, "p50_ms", stream=False), 2.5, "ms"),
         Verdict("added time to first token at c=1 (over direct)", _added(rounds, "ttft_ms", stream=True), 3.0, "ms"),
-        Verdict("ratio_cpu at c=32 (gateway over relay)", ratios["ratio_cpu"], 2.2, "times"),
+        Verdict("ratio_cpu at c=32 (gateway over relay)", ratios["ratio_cpu"], 2.6, "times"),
     ]
     return verdicts if people is None else [*verdicts, *people.verdicts()]
 
