@@ -130,9 +130,12 @@ FROM given
 """
 
 _COUNT_REFUSALS = """
+WITH first AS (
+  UPDATE instance SET refusals_flushed = $3 WHERE instance_id = $2 AND refusals_flushed < $3 RETURNING 1
+)
 INSERT INTO refusal_count (bucket, tenant_id, code, origin, n)
 SELECT from_micros(bucket), tenant_id, code, origin, n
-FROM json_to_recordset($1::json) AS g(bucket bigint, tenant_id text, code text, origin text, n bigint)
+FROM json_to_recordset($1::json) AS g(bucket bigint, tenant_id text, code text, origin text, n bigint), first
 ORDER BY bucket, tenant_id, code, origin
 ON CONFLICT (bucket, tenant_id, code, origin) DO UPDATE SET n = refusal_count.n + excluded.n
 """
@@ -188,9 +191,10 @@ class Journal:
         for link in (self._open_link, self._settle_link, self._mark_link, self._refuse_link):
             await link.close()
 
-    async def count_refusals(self, counts: Sequence[RefusalCount]) -> None:
-        """Add to the exact counts of refusals without a row."""
-        await self._refuse_link.fetch(_COUNT_REFUSALS, _json(counts))
+    async def count_refusals(self, counts: Sequence[RefusalCount], instance_id: str, flush: int) -> None:
+        """Add to the exact counts of refusals without a row: the process's flush number `flush` (from 1 on, rising),
+        which counts once however often it is sent. The process has said that it lives."""
+        await self._refuse_link.fetch(_COUNT_REFUSALS, _json(counts), instance_id, flush)
 
     async def bury(self, settlement: Settlement, error: str) -> None:
         """Keep a settlement that the database refuses, for a person to look at."""

@@ -46,6 +46,10 @@ class Outbox:
             connection.terminate()
             raise
 
+    async def more(self) -> bool:
+        """`consume`, and whether there may be more."""
+        return await self.consume() >= BATCH_ROWS
+
     async def close(self) -> None:
         """Close the connection; a later `consume` opens it again."""
         if self._connection is not None and not self._connection.is_closed():

@@ -24,7 +24,8 @@ WHERE j.booked_at >= $1 AND j.booked_at < $2 AND j.state <> 'voided'
     # Charged, and the engine that keeps records has none of it. An engine that was killed has none of what it was doing
     # then: that was charged by the last count received, and is told as uncertain.
     "witness_missing": f"""
-WITH since AS (SELECT upstream_id, min(started_at) AS started_at FROM witness_record GROUP BY upstream_id)
+WITH since AS (SELECT u.upstream_id, w.started_at FROM upstream u CROSS JOIN LATERAL (
+  SELECT started_at FROM witness_record w WHERE w.upstream_id = u.upstream_id ORDER BY started_at LIMIT 1) w)
 SELECT j.request_id::text AS what FROM journal j JOIN upstream u ON u.upstream_id = j.upstream_id
   JOIN since s ON s.upstream_id = u.upstream_id AND j.opened_at >= s.started_at
 WHERE j.booked_at >= $1 AND j.booked_at < $2 AND j.state <> 'voided' AND j.usage_source IN ('engine', 'witness')

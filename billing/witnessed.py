@@ -18,6 +18,7 @@ import msgspec
 UNJOURNALED_AFTER = "10 minutes"
 JUDGED_ROWS_MAX = 5_000
 FORGOTTEN_ROWS_MAX = 20_000
+RECORD_TABLES = ("witness_record", "platform_usage")
 
 # SQL: the request that a record `w` names, NULL for a probe; what follows it is the number of the attempt. Through it
 # the journal is found by its primary key, and by nothing that an index does not know.
@@ -55,7 +56,11 @@ ON CONFLICT (upstream_id, file) DO UPDATE SET next = excluded.next
 _JUDGE = f"""
 WITH fresh AS (
   SELECT w.*, {REQUEST_ID} AS request_id
-  FROM witness_record w WHERE reconciled_at IS NULL ORDER BY read_at LIMIT $1 FOR UPDATE SKIP LOCKED
+  FROM witness_record w LEFT JOIN journal j ON j.request_id = {REQUEST_ID}
+  -- Only what can be judged: a crowd of records whose rows are not final yet must not keep others from their turn.
+  WHERE w.reconciled_at IS NULL AND (j.settled_at IS NOT NULL OR {REQUEST_ID} IS NULL
+    OR j.request_id IS NULL AND w.read_at < now() - interval '{UNJOURNALED_AFTER}')
+  ORDER BY w.read_at LIMIT $1 FOR UPDATE OF w SKIP LOCKED
 ), judged AS (
   SELECT f.*, CASE
       WHEN f.request_id IS NULL THEN 'probe'
@@ -110,10 +115,7 @@ async def judge(connection: Any) -> int:
     return len(await connection.fetch(_JUDGE, JUDGED_ROWS_MAX))
 
 
-async def forget(connection: Any) -> int:
-    """Delete what is kept no longer (table `retention`), a bounded number of rows; returns how many."""
-    counts = [
-        len(await connection.fetch(_FORGET.format(table=table), FORGOTTEN_ROWS_MAX))
-        for table in ("witness_record", "platform_usage")
-    ]
-    return sum(counts)
+async def forget(connection: Any, table: str) -> int:
+    """Delete what one of `RECORD_TABLES` keeps no longer (table `retention`), a bounded number of rows; returns how
+    many."""
+    return len(await connection.fetch(_FORGET.format(table=table), FORGOTTEN_ROWS_MAX))

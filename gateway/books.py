@@ -7,7 +7,7 @@ finding.
 import asyncio
 import logging
 from dataclasses import dataclass
-from datetime import UTC, date, datetime, time, timedelta
+from datetime import date, datetime, time, timedelta
 from zoneinfo import ZoneInfo
 
 import msgspec
@@ -23,10 +23,10 @@ PAGES_MAX = 20  # of one file in one round, so that a long record delays no othe
 NIGHT = ZoneInfo("Asia/Tokyo")
 NIGHTLY_HOUR = 3  # what began before midnight is final by then
 RECONCILE_S_MAX = 600.0
-TIDY_EVERY_S = 3600.0
+DAYS_LATE_MAX = 31
 
 _UPSTREAMS = "SELECT upstream_id, witness_url FROM upstream WHERE witness_url IS NOT NULL ORDER BY upstream_id"
-_RAN = "SELECT 1 FROM reconcile_run WHERE day = $1"
+_LAST = "SELECT max(day) AS day FROM reconcile_run"
 _RECORD = """
 INSERT INTO reconcile_run (day, findings, report) VALUES ($1, $2, $3::jsonb) ON CONFLICT (day) DO NOTHING RETURNING day
 """
@@ -45,20 +45,12 @@ class Books:
         self._link = Link(dsn)
         self._slow_link = Link(dsn, command_s_max=RECONCILE_S_MAX)
         self._witness = witness
-        self._next_tidy = 0.0
 
-    async def round(self) -> None:
-        """Read, judge, and at night reconcile the day that has ended. Raises `OSError` or `PostgresError` when the
-        database is away."""
+    async def round(self) -> bool:
+        """Read, and judge a batch; returns whether there is more to judge. Raises `OSError` or `PostgresError` when
+        the database is away."""
         await self.read()
-        while await witnessed.judge(self._link) == witnessed.JUDGED_ROWS_MAX:
-            pass
-        now = asyncio.get_running_loop().time()
-        if now >= self._next_tidy:
-            self._next_tidy = now + TIDY_EVERY_S
-            await witnessed.forget(self._link)
-            await self._link.fetch("SELECT journal_retire_partitions()")
-        await self.nightly(datetime.now(UTC))
+        return await witnessed.judge(self._link) == witnessed.JUDGED_ROWS_MAX
 
     async def read(self) -> None:
         """Take over what the engines have recorded since the last time; an engine that does not answer delays none."""
@@ -81,15 +73,24 @@ class Books:
                 await witnessed.store(self._link, upstream.upstream_id, file.file, page.next, page.records)
                 after = page.next
 
-    async def nightly(self, now: datetime) -> Reconciliation | None:
-        """Reconcile yesterday (Asia/Tokyo) once, from 03:00 on; None when there was nothing to do."""
+    async def nightly(self, now: datetime) -> list[Reconciliation]:
+        """Reconcile yesterday (Asia/Tokyo) from 03:00 on, and what days before it were missed, oldest first; returns
+        the findings of each. Where none was ever reconciled, yesterday is the first."""
         local = now.astimezone(NIGHT)
-        day = local.date() - timedelta(days=1)
-        if local.hour < NIGHTLY_HOUR or await self._link.fetch(_RAN, day):
-            return None
+        if local.hour < NIGHTLY_HOUR:
+            return []
+        yesterday = local.date() - timedelta(days=1)
+        (last,) = await self._slow_link.fetch(_LAST)
+        following = yesterday if last["day"] is None else last["day"] + timedelta(days=1)
+        day = max(following, yesterday - timedelta(days=DAYS_LATE_MAX))
+        if day > following:
+            _LOG.critical("the books of %s to %s were never reconciled: run sekisho reconcile", following, day)
+        return [await self._day(day + timedelta(days=n)) for n in range((yesterday - day).days + 1)]
+
+    async def _day(self, day: date) -> Reconciliation:
         found = await reconcile(self._slow_link, midnight(day), midnight(day + timedelta(days=1)))
         report = msgspec.json.encode(found).decode()
-        if await self._link.fetch(_RECORD, day, len(found.findings), report):
+        if await self._slow_link.fetch(_RECORD, day, len(found.findings), report):
             for finding in found.findings:
                 _LOG.critical("books of %s: %s, %d, such as %s", day, finding.code, finding.count, finding.examples[0])
         return found

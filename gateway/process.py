@@ -8,7 +8,6 @@ from collections.abc import AsyncIterator
 import uuid_utils
 
 from billing.journal import Journal
-from billing.link import Link
 from billing.spool import Spool, replay
 from gateway.clock import Clock
 from gateway.edge.count import PromptCounter
@@ -16,6 +15,7 @@ from gateway.edge.deliver import Delivery
 from gateway.edge.dispatch import Dispatcher
 from gateway.edge.pipeline import Pipeline
 from gateway.edge.progress import Progress
+from gateway.edge.queries import Queries
 from gateway.edge.refusals import Refusals
 from gateway.edge.running import Running
 from gateway.edge.settle import Settler
@@ -50,7 +50,7 @@ class Gateway:
         self.identifier = Identifier(settings)
         running = Running(self.identifier, self.clock)
         self.watch = SnapshotWatch(dsn, self.clock, running.review)
-        self.queries = Link(dsn)
+        self.queries = Queries(dsn)
         self._uses = CredentialUses(dsn, self.identifier.uses)
         self._heartbeat = Heartbeat(dsn, self.instance_id, "gateway")
         self._journal = Journal(dsn)
@@ -58,7 +58,7 @@ class Gateway:
         self.limits = LimitView(self.watch, self.holds, self.clock)
         self._client = UpstreamClient(settings.timeouts)
         self._progress = Progress(self._journal)
-        self._refusals = Refusals(self._journal)
+        self._refusals = Refusals(self._journal, self.instance_id)
         self._spool = Spool(settings.spool_dir, self.instance_id)
         self._repeats = Repeats(dsn, KeyFiles(settings.data_dir))
         witness = Witness(self._client, settings.witness_token_file)

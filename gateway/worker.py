@@ -9,6 +9,7 @@ import logging
 import signal
 import time
 from collections.abc import Mapping
+from datetime import UTC, datetime
 
 from asyncpg import PostgresError
 from redis.exceptions import RedisError
@@ -16,41 +17,35 @@ from redis.exceptions import RedisError
 from billing.journal import Journal
 from billing.link import Link
 from billing.outbox import Handler, Outbox
-from billing.recovery import owners, sweep_checkpoints
+from billing.recovery import owners
 from billing.spool import replay
 from gateway.books import Books
 from gateway.limits import soft
 from gateway.limits.holds import Holds
-from gateway.repeats.store import expire
 from gateway.settings import Settings
 from gateway.tenancy.keystore import KeyFiles
 from gateway.upstreams.client import UpstreamClient
 from gateway.upstreams.witness import Witness
 from gateway.webhooks.deliver import Deliverer
-from gateway.webhooks.store import purge
 from gateway.work.liveness import Liveness
 from gateway.work.recover import Recovery
 from gateway.work.steps import every, step
 from gateway.work.sweep import Sweep
+from gateway.work.tidy import TIDY_EVERY_S, Tidy
 
 _LOG = logging.getLogger(__name__)
 
 TICK_S = 0.5
 SWEEP_EVERY_S = 2.0
-TIDY_EVERY_S = 60.0
 OUTBOX_EVERY_S = 0.5
 BOOKS_EVERY_S = 1.0
+NIGHTLY_EVERY_S = 60.0
 _LEADER_LOCK = 0x5E_C1_51
 
 # What follows from the rows of the outbox, by their kind.
 HANDLERS: Mapping[str, Handler] = {"usage": soft.handle}
 
 _INSTANCES = "SELECT instance_id, heartbeat_at::text AS heartbeat_at FROM instance"
-_FORGET = """
-DELETE FROM instance i WHERE i.heartbeat_at < now() - interval '1 day'
-AND NOT EXISTS (SELECT FROM journal j WHERE j.instance_id = i.instance_id
-  AND j.state IN ('open', 'dispatched', 'streaming'))
-"""
 
 
 class Worker:
@@ -60,15 +55,14 @@ class Worker:
         self._link = Link(settings.database_url)
         self._lock_link = Link(settings.database_url)
         self._journal = Journal(settings.database_url)
-        self._holds = Holds(settings.valkey_url, settings.database_url, admits=False)
+        self.holds = Holds(settings.valkey_url, settings.database_url, admits=False)
         self._client = UpstreamClient(settings.timeouts)
         self.witness = Witness(self._client, settings.witness_token_file)
         self._spool_dir = settings.spool_dir
         self._liveness = Liveness()
-        self._recovery = Recovery(self._link, self._journal, self._holds, self.witness)
-        self._sweep = Sweep(self._link, self._holds, self._liveness)
+        self._recovery = Recovery(self._link, self._journal, self.holds, self.witness)
+        self._sweep = Sweep(self._link, self.holds, self._liveness)
         self._next_sweep = 0.0
-        self._next_tidy = 0.0
 
     async def run(self, stop: asyncio.Event) -> None:
         """Rounds until `stop` is set."""
@@ -85,7 +79,7 @@ class Worker:
 
     async def close(self) -> None:
         """Store what is queued and close the connections."""
-        await self._holds.close()
+        await self.holds.close()
         await self._journal.close()
         await self._client.close()
         await self._link.close()
@@ -111,14 +105,6 @@ class Worker:
         if now >= self._next_sweep:
             self._next_sweep = now + SWEEP_EVERY_S
             await step("sweep", self._sweep.run(now))
-        if now >= self._next_tidy:
-            self._next_tidy = now + TIDY_EVERY_S
-            await step("partitions", self._link.fetch("SELECT journal_ensure_partitions(now(), 3)"))
-            await step("checkpoints", sweep_checkpoints(self._link))
-            await step("instances", self._link.fetch(_FORGET))
-            await step("idempotency keys", expire(self._link))
-            await step("webhook events", purge(self._link))
-            await step("generations of limits", self._holds.tidy())
 
 
 def work(settings: Settings) -> int:
@@ -133,17 +119,21 @@ async def _work(settings: Settings) -> int:
     worker = Worker(settings)
     outbox = Outbox(settings.database_url, HANDLERS)
     books = Books(settings.database_url, worker.witness)
+    tidy = Tidy(settings.database_url, worker.holds)
     deliverer = Deliverer(settings.database_url, KeyFiles(settings.data_dir), settings.webhook_networks)
     try:
         await asyncio.gather(
             worker.run(stop),
             deliverer.run(stop),
-            every(stop, OUTBOX_EVERY_S, "outbox", outbox.consume),
+            every(stop, OUTBOX_EVERY_S, "outbox", outbox.more),
             every(stop, BOOKS_EVERY_S, "books", books.round),
+            every(stop, NIGHTLY_EVERY_S, "reconciliation", lambda: books.nightly(datetime.now(UTC))),
+            every(stop, TIDY_EVERY_S, "tidying", tidy.round),
         )
     finally:
         await outbox.close()
         await books.close()
+        await tidy.close()
         await worker.close()
         await deliverer.close()
     return 0

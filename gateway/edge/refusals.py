@@ -23,8 +23,11 @@ class Refusals:
     """Counts and rows of refusals. Without a principal there is no row: those are counted per minute, code and
     address prefix, which bounds what an anonymous flood can write."""
 
-    def __init__(self, journal: Journal) -> None:
+    def __init__(self, journal: Journal, instance_id: str) -> None:
         self._journal = journal
+        self._instance_id = instance_id
+        self._flush = 0
+        self._flushing: list[RefusalCount] = []
         self._counts: Counter[tuple[int, str, str, str]] = Counter()
         self._rows: Counter[str] = Counter()
         self._rows_second = 0
@@ -61,13 +64,16 @@ class Refusals:
             await self.flush()
 
     async def flush(self) -> None:
-        """Write the counts now; what cannot be written is kept for the next time."""
-        if not self._counts:
-            return
-        counts, self._counts = self._counts, Counter()
-        rows = [RefusalCount(*key, n) for key, n in counts.items()]
+        """Write the counts now; what cannot be written is sent again the next time, as it was: it may stand already."""
+        if not self._flushing:
+            if not self._counts:
+                return
+            counts, self._counts = self._counts, Counter()
+            self._flushing = [RefusalCount(*key, n) for key, n in counts.items()]
+            self._flush += 1
         try:
-            await self._journal.count_refusals(rows)
+            await self._journal.count_refusals(self._flushing, self._instance_id, self._flush)
         except (OSError, PostgresError) as error:
             _LOG.warning("refusal counts wait for the database: %r", error)
-            self._counts.update(counts)
+        else:
+            self._flushing = []

@@ -7,12 +7,12 @@ from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 import msgspec
 from asyncpg import InvalidParameterValueError, PostgresError
 
-from billing.link import Link
 from billing.types import Outcome
 from billing.usage import FILTERS, OWN_GROUPS, ROWS_MAX, TooManyRows, UsageQuery, usage
 from billing.usage_csv import usage_csv
 from gateway.edge.document import JSON, Document
 from gateway.edge.exchange import Exchange
+from gateway.edge.queries import Queries
 from gateway.faults import Fault
 
 PARAMETERS = frozenset({"from", "to", "group_by", "zone", "format", *FILTERS})
@@ -25,7 +25,7 @@ CSV_TYPE = "text/csv; charset=utf-8"
 
 
 async def usage_answer(
-    link: Link, exchange: Exchange, parameters: Mapping[str, str], accept: str, now: datetime
+    queries: Queries, exchange: Exchange, parameters: Mapping[str, str], accept: str, now: datetime
 ) -> Document:
     """The answer for `from`, `to` (RFC 3339 or a date), `group_by` (comma-separated), `zone` (IANA name) and the
     filters; as CSV where `format` or else the header `Accept` says so.
@@ -36,7 +36,7 @@ async def usage_answer(
     as_csv = wants_csv(parameters.get("format"), accept)
     query = _query(exchange.tenant.tenant_id, exchange.tenant.zone, parameters, now)
     try:
-        answer = await usage(link, query)
+        answer = await usage(queries.of(exchange.tenant.tenant_id), query)
     except TooManyRows:
         raise too_many_rows() from None
     except InvalidParameterValueError:  # a zone that Python's data has and PostgreSQL's has not

@@ -10,7 +10,6 @@ SILENT_S_MAX = 120.0
 """An engine that does not answer, or is still at it: it may be on its way back, or about to end the attempt."""
 QUESTIONS_MIN = 5
 """Rounds that take long must not make one question or two look like a long silence."""
-_ATTEMPTS_MAX = 100_000
 
 
 @dataclass(slots=True)
@@ -26,12 +25,12 @@ class Patience:
 
     def __init__(self) -> None:
         self._waiting: dict[str, _Waiting] = {}
+        self._asked: set[str] = set()
 
     def ended(self, attempt_id: str, said: State | None, now: float) -> bool:
         """Whether `said`, what was answered just now (None for nothing), is the last that is waited for."""
+        self._asked.add(attempt_id)
         waiting = self._waiting.setdefault(attempt_id, _Waiting(now))
-        if len(self._waiting) > _ATTEMPTS_MAX:  # of rows that others have settled meanwhile
-            del self._waiting[next(iter(self._waiting))]
         waiting.questions += 1
         enough = now - waiting.since >= SILENT_S_MAX
         if said == "unknown":
@@ -40,6 +39,8 @@ class Patience:
             enough = now - waiting.unknown_since >= UNKNOWN_S_MAX
         return enough and waiting.questions >= QUESTIONS_MIN
 
-    def forget(self, attempt_id: str) -> None:
-        """The attempt's row is final."""
-        self._waiting.pop(attempt_id, None)
+    def round_ended(self) -> None:
+        """Begin anew with every attempt that nobody asked about in this round: its row is final, or its process lives
+        after all."""
+        self._waiting = {attempt_id: self._waiting[attempt_id] for attempt_id in self._asked}
+        self._asked = set()

@@ -41,6 +41,7 @@ class Recovery:
         silent: set[str] = set()  # an engine that does not answer is waited for once a round, not once a row
         for instance_id in instance_ids:
             await step("recovery", self._instance(instance_id, silent, now))
+        self._patience.round_ended()
 
     async def _instance(self, instance_id: str, silent: set[str], now: float) -> None:
         after = ""
@@ -124,7 +125,6 @@ class Recovery:
         if not await self._journal.settlements.put(settlement):
             return  # its process lives after all, and has taken it further or settled it
         _LOG.info("recovered %s: %s, %s", row.request_id, settlement.state, source)
-        self._patience.forget(row.attempt_id)
         await self._release(Release(row.request_id, row.tenant_id, row.period, usage.total, settlement.micro_yen))
 
     async def _release(self, release: Release) -> None:

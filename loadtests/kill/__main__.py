@@ -58,7 +58,6 @@ def _figures(report: Report, plan: Plan) -> dict[str, object]:
         "delivered": sum(call.delivered for call in report.facts.seen),
         **{name: len(sentences) for name, sentences in found.wrong.items()},
         "ambiguous": len(found.ambiguous),
-        "forgotten": len(found.forgotten),
         "uncertain_tokens": found.uncertain_tokens,
         "uncounted": found.uncounted,
         "below_record_tokens": found.below_record_tokens,

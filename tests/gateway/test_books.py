@@ -220,13 +220,43 @@ async def test_night_is_reconciled_once_and_never_before_three(world: World) -> 
     world.engine.wrote(f"{row.request_id}-1", replace(USAGE, completion=6))
     await world.round()
     early = DAY.replace(hour=17, minute=59)  # 02:59 of the day after in Tokyo
-    assert await world.books.nightly(early) is None
-    found = await world.books.nightly(early + timedelta(minutes=2))
-    assert found is not None
+    assert await world.books.nightly(early) == []
+    (found,) = await world.books.nightly(early + timedelta(minutes=2))
     assert [finding.code for finding in found.findings] == ["booked_above_witness", "sums_differ"]
-    assert await world.books.nightly(early + timedelta(hours=2)) is None
+    assert await world.books.nightly(early + timedelta(hours=2)) == []
     run = await world.database.fetchrow("SELECT day, findings FROM reconcile_run")
     assert run["findings"] == 2
+
+
+async def test_days_on_which_no_worker_ran_are_reconciled_afterwards(
+    world: World, caplog: pytest.LogCaptureFixture
+) -> None:
+    night = DAY.replace(hour=18, minute=1)
+    await world.books.nightly(night)
+    row = await world.exchange(USAGE)  # of the day after that which was reconciled
+    await world.round()
+    found = await world.books.nightly(night + timedelta(days=3))
+    assert [len(day.findings) for day in found] == [0, 0, 0]
+    assert [day.start for day in found] == [found[0].start + timedelta(days=n) for n in range(3)]
+    days = await world.database.fetch("SELECT day FROM reconcile_run ORDER BY day")
+    assert [(one["day"] - days[0]["day"]).days for one in days] == [0, 1, 2, 3]
+    assert await world.books.nightly(night + timedelta(days=40)) != []
+    assert "were never reconciled" in caplog.text
+    assert row.request_id
+
+
+async def test_records_that_cannot_be_judged_yet_keep_no_other_from_its_turn(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(witnessed, "JUDGED_ROWS_MAX", 2)
+    for _ in range(3):  # their rows are still to come
+        world.engine.wrote(f"{uuid_utils.uuid7()}-1", USAGE)
+    await world.books.read()
+    row = await world.exchange(USAGE)
+    world.engine.wrote(f"{row.request_id}-1", replace(USAGE, completion=9))
+    await world.books.read()
+    assert await witnessed.judge(world.database) == 1
+    assert set(await world.platform()) == {f"{row.request_id}-1"}
 
 
 async def test_command_says_what_it_found(world: World, capsys: pytest.CaptureFixture[str]) -> None:

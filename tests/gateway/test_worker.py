@@ -18,8 +18,11 @@ from gateway.limits.levels import UNBOUNDED, LimitLevel
 from gateway.settings import Settings
 from gateway.tenancy.snapshot import Tenant
 from gateway.upstreams.client import Timeouts
+from gateway.upstreams.witness import State
 from gateway.work.liveness import DEAD_AFTER_S, Liveness
 from gateway.work.patience import QUESTIONS_MIN, SILENT_S_MAX, UNKNOWN_S_MAX, Patience
+from gateway.work.steps import every
+from gateway.work.tidy import Tidy
 from gateway.worker import Worker
 from tests.billing.rows import NOW, a_settlement, an_open_row
 from tests.conftest import Stores, a_tenant
@@ -207,7 +210,7 @@ async def test_a_hold_that_cannot_be_ended_stops_no_other(worker: Worker, left: 
     async def fails(_: object) -> None:
         raise OSError("Valkey is away")
 
-    monkeypatch.setattr(worker._holds, "release", fails)
+    monkeypatch.setattr(worker.holds, "release", fails)
     await rounds(worker, 0, 0)
     assert {(await left.state(row))[0] for row in rows} == {"voided"}
 
@@ -328,6 +331,38 @@ async def test_closed_row_tells_the_gateway_that_was_taken_for_dead(worker: Work
     assert not await left.journal.settlements.put(a_settlement(row, Usage(9, 0, 5, 0)))
 
 
+async def test_tidying_deletes_all_there_is_and_not_one_batch_a_round(
+    stores: Stores, worker: Worker, left: Left, monkeypatch: Any
+) -> None:
+    monkeypatch.setattr("gateway.work.tidy.EXPIRE_ROWS_MAX", 2)
+    monkeypatch.setattr("gateway.repeats.store.EXPIRE_ROWS_MAX", 2)
+    await left.link.fetch(
+        "INSERT INTO idempotency_key (tenant_id, key_hash, fingerprint, tenant_key, request_id, instance_id, key_id,"
+        " model, action, expires_at) SELECT $1, sha256(int4send(n)), sha256(''), 'k', gen_random_uuid(), 'i', 'k', 'm',"
+        " 'chat', now() - interval '1 second' FROM generate_series(1, 5) n",
+        left.tenant.tenant_id,
+    )
+    tidy = Tidy(stores.dsn, worker.holds)
+    await tidy.round()
+    await tidy.close()
+    assert await left.link.fetch("SELECT 1 FROM idempotency_key WHERE tenant_id = $1", left.tenant.tenant_id) == []
+
+
+async def test_work_that_says_there_is_more_is_repeated_at_once() -> None:
+    stop = asyncio.Event()
+    turns: list[int] = []
+
+    async def work() -> bool:
+        turns.append(len(turns))
+        if len(turns) == 4:
+            stop.set()
+        return True
+
+    async with asyncio.timeout(5):
+        await every(stop, 60.0, "work", work)
+    assert len(turns) == 4
+
+
 def test_dead_stays_dead_over_a_gap_in_the_readings() -> None:
     liveness = Liveness()
     for now in range(7):
@@ -370,10 +405,15 @@ def test_retired_process_is_dead_at_once_and_an_unknown_one_too() -> None:
 
 def test_patience_counts_from_the_first_question_and_takes_no_single_answer_for_long_silence() -> None:
     patience = Patience()
-    assert not patience.ended("a", None, 0.0)
-    assert not patience.ended("a", None, 2 * SILENT_S_MAX)  # the second question, after a round that took long
-    assert [patience.ended("a", "running", 2 * SILENT_S_MAX + n) for n in range(3)] == [False, False, True]
-    assert not patience.ended("b", "unknown", 1_000.0)
-    patience.forget("a")
-    assert not patience.ended("a", "unknown", 1_000.0)
-    assert [patience.ended("b", "unknown", 1_000.0 + n) for n in (2, 4, 6, 8, 10)] == [False] * 4 + [True]
+
+    def ended(attempt_id: str, said: State | None, now: float) -> bool:
+        patience.round_ended()
+        return patience.ended(attempt_id, said, now)
+
+    assert not ended("a", None, 0.0)
+    assert not ended("a", None, 2 * SILENT_S_MAX)  # the second question, after a round that took long
+    assert [ended("a", "running", 2 * SILENT_S_MAX + n) for n in range(3)] == [False, False, True]
+    assert not ended("b", "unknown", 1_000.0)
+    assert [ended("b", "unknown", 1_000.0 + n) for n in (2, 4, 6, 8, 10)] == [False] * 4 + [True]
+    patience.round_ended()  # a round in which nobody asked about it: its process lived
+    assert [ended("b", "unknown", 1_100.0 + n) for n in (0, 2, 4, 6, 8, 10)] == [False] * 5 + [True]

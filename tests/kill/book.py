@@ -10,9 +10,6 @@ The rules, and the one instant that cannot be decided:
   `AMBIGUOUS_S` before the death of the very process that served it, or before the death of PostgreSQL, whose answer
   the process then waited for until it died itself. A client that leaves a whole answer in that instant does not see the
   byte either.
-- PostgreSQL flushes that word to disk only a moment later (docs/decisions/0001). When it dies within `AMBIGUOUS_S` of
-  the byte and the gateway dies before it can settle, nobody knows of the delivery any more: nobody is charged, and the
-  request is `forgotten`. It is counted apart, in the customer's favour.
 - The engine has a record: its counts, to the token. Only where the engine died while the gateway lived, in the middle
   of a stream or before it could say what a client who left had used, the last usage received is what counts; it may
   stay below a record written right before the death, and the rest is the platform's. (Such a usage does not know yet
@@ -98,7 +95,6 @@ class Findings:
     negative_balances: list[str] = field(default_factory=list)
     holds_left: list[str] = field(default_factory=list)
     ambiguous: set[str] = field(default_factory=set)
-    forgotten: set[str] = field(default_factory=set)
     uncertain_tokens: int = 0
     uncounted: int = 0
     below_record_tokens: int = 0
@@ -139,21 +135,11 @@ def _delivered(facts: Facts, found: Findings) -> set[str]:
             found.doubled.append(f"{call.request_id} was given to two calls")
         ids.add(call.request_id)
         row = facts.rows.get(call.request_id)
-        if row is not None and row.state == "voided" and _forgotten(call, row, facts):
-            found.forgotten.add(call.request_id)
-        elif row is None or row.state == "voided":
+        if row is None or row.state == "voided":
             found.lost.append(f"{call.request_id} was delivered and its row is {'absent' if row is None else 'voided'}")
         elif call.complete and call.usage is not None and _public(call.usage) != row.usage:
             found.mismatched.append(f"{call.request_id}: the client was told {call.usage}, booked {row.usage}")
     return ids
-
-
-def _forgotten(call: Seen, row: Row, facts: Facts) -> bool:
-    died_at = facts.gateway_deaths.get(row.instance_id)
-    return died_at is not None and any(
-        abs(at - call.answered_at) <= AMBIGUOUS_S and call.answered_at <= died_at + AMBIGUOUS_S
-        for at in facts.postgresql_deaths
-    )
 
 
 def _public(usage: Mapping[str, object]) -> Usage:

@@ -82,6 +82,9 @@ CREATE TABLE platform_usage (
 )""",
     "CREATE INDEX platform_usage_ended ON platform_usage (ended_at)",
     "CREATE INDEX witness_record_ended ON witness_record (ended_at)",
+    # Which of a process's flushes of `refusal_count` was the last to be stored: one whose answer got lost counts once.
+    "ALTER TABLE instance ADD COLUMN refusals_flushed bigint NOT NULL DEFAULT 0",
+    "CREATE INDEX witness_record_since ON witness_record (upstream_id, started_at)",
     "CREATE INDEX ledger_entry_booked ON ledger_entry (booked_at)",
     "CREATE INDEX journal_booked_at ON journal (booked_at) WHERE booked_at IS NOT NULL",
     # How long what is kept, from which day on; `law_days` is the least that the named law allows.

@@ -9,8 +9,8 @@ from typing import Any
 import msgspec
 import pytest_asyncio
 
-from billing.link import Link
 from gateway.edge.exchange import Exchange
+from gateway.edge.queries import Queries
 from gateway.edge.usage import usage_answer
 from gateway.limits.levels import Limits
 from gateway.tenancy.snapshot import Tenant
@@ -31,9 +31,9 @@ async def billed(admin: Administration, stores: Stores) -> Billed:
 async def own_page(stores: Stores, billed: Billed, **parameters: str) -> bytes:
     """What the tenant itself is answered to `GET /v1/usage`."""
     exchange = Exchange("usage", "test", tenant=Tenant(billed.tenant, "Asia/Tokyo", Limits(1, 1, 1, 1)))
-    link = Link(stores.dsn)
-    document = await usage_answer(link, exchange, {**SPAN, **parameters}, "", datetime.now(UTC))
-    await link.close()
+    queries = Queries(stores.dsn)
+    document = await usage_answer(queries, exchange, {**SPAN, **parameters}, "", datetime.now(UTC))
+    await queries.close()
     return document.body
 
 
