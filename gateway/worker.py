@@ -66,7 +66,7 @@ class Worker:
         self._spool_dir = settings.spool_dir
         self._liveness = Liveness()
         self._recovery = Recovery(self._link, self._journal, self._holds, self.witness)
-        self._sweep = Sweep(self._link, self._holds, self._liveness)
+        self._sweep = Sweep(self._link, self._journal, self._holds, self._liveness)
         self._next_sweep = 0.0
         self._next_tidy = 0.0
 
