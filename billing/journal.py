@@ -117,16 +117,20 @@ WITH given AS (
     model text, model_version text, action text, purpose text, data_class text, country text, region text, tier text,
     site text, outcome text, code text, http_status smallint, rule_id text, licence_id text, licence_version int,
     epoch bigint, instance_id text, opened_at bigint, audit_record text) ORDER BY request_id
+), voided AS (
+  INSERT INTO journal (request_id, tenant_id, key_id, project_id, model, model_version, action, purpose, data_class,
+    country, region, tier, site, outcome, code, http_status, rule_id, licence_id, licence_version, epoch, instance_id,
+    state, opened_at, settled_at, booked_at)
+  SELECT request_id, tenant_id, key_id, project_id, model, model_version, action, purpose, data_class, country, region,
+    tier, site, outcome, code, http_status, rule_id, licence_id, licence_version, epoch, instance_id, 'voided',
+    from_micros(opened_at), from_micros(opened_at), from_micros(opened_at)
+  FROM given
+  ON CONFLICT (request_id) DO NOTHING RETURNING request_id
 ), told AS (
-  INSERT INTO audit_pending (tenant_id, request_id, record) SELECT tenant_id, request_id, audit_record FROM given
+  INSERT INTO audit_pending (tenant_id, request_id, record)
+  SELECT g.tenant_id, g.request_id, g.audit_record FROM given g JOIN voided v ON v.request_id = g.request_id
 )
-INSERT INTO journal (request_id, tenant_id, key_id, project_id, model, model_version, action, purpose, data_class,
-  country, region, tier, site, outcome, code, http_status, rule_id, licence_id, licence_version, epoch, instance_id,
-  state, opened_at, settled_at, booked_at)
-SELECT request_id, tenant_id, key_id, project_id, model, model_version, action, purpose, data_class, country, region,
-  tier, site, outcome, code, http_status, rule_id, licence_id, licence_version, epoch, instance_id, 'voided',
-  from_micros(opened_at), from_micros(opened_at), from_micros(opened_at)
-FROM given
+SELECT request_id::text FROM voided
 """
 
 _COUNT_REFUSALS = """
@@ -179,16 +183,20 @@ class Journal:
         self._settle_link = Link(dsn)
         self._mark_link = Link(dsn)
         self._refuse_link = Link(dsn, synchronous=False)
+        self._void_link = Link(dsn)
         self.opens: GroupCommit[OpenRow] = GroupCommit(self._store_opens)
         self.marks: GroupCommit[Mark] = GroupCommit(self._store_marks)
         self.settlements: GroupCommit[Settlement] = GroupCommit(self._store_settlements)
         self.refusals: GroupCommit[Refusal] = GroupCommit(self._store_refusals)
+        # A final row in the name of a request that has none, durable: should its `open` row still come, it finds the
+        # place taken and its first byte is refused (`Delivery._mark`). False when the request has a row after all.
+        self.voids: GroupCommit[Refusal] = GroupCommit(self._store_voids)
 
     async def close(self) -> None:
         """Store what is queued, then close the connections."""
-        for queue in (self.opens, self.marks, self.settlements, self.refusals):
+        for queue in (self.opens, self.marks, self.settlements, self.refusals, self.voids):
             await queue.close()
-        for link in (self._open_link, self._settle_link, self._mark_link, self._refuse_link):
+        for link in (self._open_link, self._settle_link, self._mark_link, self._refuse_link, self._void_link):
             await link.close()
 
     async def count_refusals(self, counts: Sequence[RefusalCount], instance_id: str, flush: int) -> None:
@@ -222,3 +230,8 @@ class Journal:
 
     async def _store_refusals(self, refusals: Sequence[Refusal]) -> None:
         await self._refuse_link.fetch(_REFUSE, _json(refusals))
+
+    async def _store_voids(self, refusals: Sequence[Refusal]) -> Collection[int]:
+        rows = await self._void_link.fetch(_REFUSE, _json(refusals))
+        voided = {row["request_id"] for row in rows}
+        return {n for n, refusal in enumerate(refusals) if refusal.request_id not in voided}

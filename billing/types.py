@@ -137,8 +137,8 @@ class Settlement:
 
 @dataclass(frozen=True, slots=True)
 class Refusal:
-    """An authenticated request that never reached an engine: a `voided` row of its own, charged with nothing. Places
-    are those of the upstream that came closest, '' where none was looked at."""
+    """An authenticated request that was refused before dispatch, or whose `open` row never came: a `voided` row of its
+    own, charged with nothing. Places are those of the upstream that came closest, '' where none was looked at."""
 
     request_id: str
     tenant_id: str

@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import time
 
 from asyncpg import PostgresError
 
@@ -10,6 +11,8 @@ from billing.link import Link
 _LOG = logging.getLogger(__name__)
 
 BEAT_S = 1.0
+# Longer between two heartbeats: the database was away, or this process was, and others may look dead for that alone.
+GAP_S_MAX = 2.0
 
 # The book's own time moves the mark below which no clock is believed (see `gateway.clock`): by the database's clock, so
 # that one machine whose clock is ahead cannot lock out all others.
@@ -28,10 +31,20 @@ class Heartbeat:
         self._link = Link(dsn, synchronous=False, command_s_max=BEAT_S)
         self._instance_id = instance_id
         self._kind = kind
+        self._steady_since = self._beat_at = float("-inf")
 
     async def beat(self) -> None:
         """Say it once. Raises `StoreUnavailable`."""
         await self._link.fetch(_BEAT, self._instance_id, self._kind)
+        now = time.monotonic()
+        if now - self._beat_at > GAP_S_MAX:
+            self._steady_since = now
+        self._beat_at = now
+
+    def steady_s(self) -> float:
+        """For how many seconds the database has taken the heartbeats of this process without a gap; 0 within one."""
+        now = time.monotonic()
+        return now - self._steady_since if now - self._beat_at <= GAP_S_MAX else 0.0
 
     async def run(self) -> None:
         """Say it until cancelled."""

@@ -60,7 +60,7 @@ class Gateway:
         self._progress = Progress(self._journal)
         self._refusals = Refusals(self._journal, self.instance_id)
         self._spool = Spool(settings.spool_dir, self.instance_id)
-        self._repeats = Repeats(dsn, KeyFiles(settings.data_dir))
+        self._repeats = Repeats(dsn, KeyFiles(settings.data_dir), self._heartbeat.steady_s)
         witness = Witness(self._client, settings.witness_token_file)
         self.settler = Settler(
             self._journal, self.holds, self._progress, self._refusals, witness, self._repeats, self._spool

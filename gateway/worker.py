@@ -61,7 +61,7 @@ class Worker:
         self._spool_dir = settings.spool_dir
         self._liveness = Liveness()
         self._recovery = Recovery(self._link, self._journal, self.holds, self.witness)
-        self._sweep = Sweep(self._link, self.holds, self._liveness)
+        self._sweep = Sweep(self._link, self._journal, self.holds, self._liveness)
         self._next_sweep = 0.0
 
     async def run(self, stop: asyncio.Event) -> None:

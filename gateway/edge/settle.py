@@ -111,7 +111,7 @@ class Settler:
         delay = RETRY_S_MIN
         while True:
             try:
-                stored = await self._journal.settlements.put(settlement)
+                stored = await self._put(exchange, settlement)
             except PostgresError as error:
                 await self._bury(settlement, error)
                 break
@@ -126,6 +126,17 @@ class Settler:
                 break
         await self._spool.stored(settlement.request_id)
         return settlement
+
+    async def _put(self, exchange: Exchange, settlement: Settlement) -> bool:
+        """Store the settlement. Where there is no row, and nobody knows whether the `open` row that failed is still on
+        its way (a disk that stands still, a connection that broke), a final one takes its place: else it would stay
+        open, of a process that lives. The database lets that one wait for the other."""
+        if await self._journal.settlements.put(settlement):
+            return True
+        opened = exchange.opened
+        if opened is None or not isinstance(opened.exception(), OSError):
+            return False
+        return await self._journal.voids.put(exchange.refusal()) or await self._journal.settlements.put(settlement)
 
     async def _keep(self, exchange: Exchange, settlement: Settlement) -> None:
         """Put the settlement on disk: then it stands, whatever becomes of this process, and the answer may end."""

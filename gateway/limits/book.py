@@ -19,7 +19,7 @@ _RESERVE = "SELECT limits_reserve_all($1, $2::jsonb)::text AS answers"
 _CHANGE = "SELECT limits_change_all($1, $2::jsonb)"
 _LOOK = "SELECT limits_look($1, $2, $3, $4) AS figures"
 _ENTRIES = """
-SELECT h.request_id, h.tenant_id, h.period, h.instance_id, h.held_at
+SELECT h.request_id, h.tenant_id, h.period, h.instance_id, h.held_at, h.levels
 FROM limit_hold h JOIN limit_book b ON b.tenant_id = h.tenant_id AND b.generation = $1
 WHERE (h.tenant_id, h.request_id) > ($2, $3) ORDER BY h.tenant_id, h.request_id LIMIT 500
 """

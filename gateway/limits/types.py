@@ -1,5 +1,6 @@
 """Values that the stores of limits share."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -29,13 +30,19 @@ class Release:
 
 @dataclass(frozen=True, slots=True)
 class HeldEntry:
-    """A hold as it is stored. `held_at` in seconds since the epoch, by the store's clock."""
+    """A hold as it is stored. `held_at` in seconds since the epoch, by the store's clock; `levels` by name."""
 
     request_id: str
     tenant_id: str
     period: str
     instance_id: str
     held_at: int
+    levels: Sequence[str]
+
+    @property
+    def key_id(self) -> str:
+        """The credential that asked; '' when no level names it."""
+        return next((name.removeprefix("key:") for name in self.levels if name.startswith("key:")), "")
 
 
 class Unknown(Exception):

@@ -141,8 +141,8 @@ class ValkeyLimits:
                 if len(parts) != 6:  # stops no other hold's end
                     _LOG.error("the hold of %s (%s) is not in form: %r", request_id, tenant_id, hold)
                     continue
-                _, _, period, instance_id, held_at, _ = parts
-                yield HeldEntry(request_id, tenant_id, period, instance_id, int(held_at))
+                _, _, period, instance_id, held_at, names = parts
+                yield HeldEntry(request_id, tenant_id, period, instance_id, int(held_at), names.split())
 
     async def close(self) -> None:
         """Finish what is queued, then close the connections."""

@@ -12,6 +12,7 @@ anywhere leaves nothing to repair: the row, or its absence together with a silen
 import asyncio
 import logging
 import random
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
 from weakref import WeakValueDictionary
@@ -83,10 +84,11 @@ class Claim:
 
 
 class Repeats:
-    """The keys of one process's requests. Of the requests of one key, one at a time asks the database here."""
+    """The keys of one process's requests. Of the requests of one key, one at a time asks the database here. `steady_s`
+    as in `KeyStore`."""
 
-    def __init__(self, dsn: str, keys: TenantKeys) -> None:
-        self._store = KeyStore(dsn)
+    def __init__(self, dsn: str, keys: TenantKeys, steady_s: Callable[[], float]) -> None:
+        self._store = KeyStore(dsn, steady_s)
         self._keys = keys
         self._turns: WeakValueDictionary[tuple[str, bytes], Turn] = WeakValueDictionary()
         self._room = Room()

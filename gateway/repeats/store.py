@@ -1,7 +1,7 @@
 """Idempotency keys in PostgreSQL: claimed before dispatch, answered from, freed. The SQL of this room."""
 
 import logging
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
@@ -17,8 +17,8 @@ _LOG = logging.getLogger(__name__)
 
 # How long a key means its request. `expires_at` decides, by the database's clock; the worker's deletion only tidies up.
 KEPT = "24 hours"
-# A heartbeat is written every second. What a premature verdict costs is one 503: see `take_over`.
-DEAD_AFTER = "6 seconds"
+# A heartbeat is written every second. What a premature verdict costs is one 503: see `bury`.
+DEAD_AFTER_S = 6.0
 # From its claim to its durable row a request waits for Valkey and one statement, each bounded by a few seconds.
 ROWLESS_AFTER = "30 seconds"
 
@@ -40,7 +40,8 @@ RETURNING request_id::text
 
 _FIND = f"""
 SELECT k.fingerprint, k.tenant_key, k.request_id::text, k.instance_id, k.key_id, k.model, k.action, k.answer, j.state,
-  coalesce(i.heartbeat_at < now() - interval '{DEAD_AFTER}', true) AS dead,
+  coalesce(i.heartbeat_at = '-infinity', false) AS retired,
+  coalesce(i.heartbeat_at < now() - interval '{DEAD_AFTER_S} seconds', true) AS silent,
   k.claimed_at < now() - interval '{ROWLESS_AFTER}' AS old
 FROM idempotency_key k
 LEFT JOIN journal j ON j.request_id = k.request_id AND j.tenant_id = k.tenant_id
@@ -100,7 +101,7 @@ class KeyClaim:
 @dataclass(frozen=True, slots=True)
 class Found:
     """What stands under a key. `state` is that of the request's journal row, None while there is none; `dead`: its
-    process no longer says that it lives; `old`: a living process would have written the row by now."""
+    process no longer says that it lives, though it could; `old`: a living process would have written the row by now."""
 
     fingerprint: bytes
     tenant_key: str
@@ -124,11 +125,15 @@ class Found:
 
 class KeyStore:
     """The keys of all tenants, as one process writes and reads them. Every method raises `StoreUnavailable` or
-    `asyncpg.PostgresError`. No connection is opened before the first request with a key."""
+    `asyncpg.PostgresError`. No connection is opened before the first request with a key.
 
-    def __init__(self, dsn: str) -> None:
+    `steady_s` tells for how many seconds the database has taken this process's heartbeats without a gap: after an
+    outage the heartbeats of all are old, and silence means nothing until all have had the time to break it."""
+
+    def __init__(self, dsn: str, steady_s: Callable[[], float]) -> None:
         self._claim_link = Link(dsn)
         self._link = Link(dsn)
+        self._steady_s = steady_s
         self._claims: GroupCommit[KeyClaim] = GroupCommit(self._store_claims)
 
     async def claim(self, claim: KeyClaim) -> bool:
@@ -138,7 +143,12 @@ class KeyStore:
     async def find(self, tenant_id: str, key_hash: bytes) -> Found | None:
         """What stands under the key; None when it is free."""
         rows = await self._link.fetch(_FIND, tenant_id, key_hash)
-        return Found(**dict(rows[0])) if rows else None
+        if not rows:
+            return None
+        row = dict(rows[0])
+        retired, silent = row.pop("retired"), row.pop("silent")
+        # Asked after the answer came, so that an outage in which this question waited counts as well.
+        return Found(**row, dead=retired or (silent and self._steady_s() > DEAD_AFTER_S))
 
     async def keep(self, claim: KeyClaim, answer: bytes) -> bool:
         """Durably: the sealed answer of the claim's request. False when the key no longer means it."""

@@ -5,7 +5,7 @@ from typing import Any
 import uuid_utils
 
 from billing.rating import RateCard, rate
-from billing.types import OpenRow, Outcome, Settlement, Usage
+from billing.types import OpenRow, Outcome, Refusal, Settlement, Usage
 
 CARD = RateCard("card-1", "model-1", 0, None, input_price=120, cached_input_price=60, output_price=480)
 NOW = 1_795_489_348_000_000
@@ -32,3 +32,14 @@ def a_settlement(row: OpenRow, usage: Usage, **changes: Any) -> Settlement:
         "lines": rate(usage, CARD), "first_byte_at": NOW + 1, "settled_at": NOW + 2, "audit_record": '{"v":1}',
     }  # fmt: skip
     return Settlement(**{**values, **changes})
+
+
+def a_refusal(row: OpenRow) -> Refusal:
+    """The request of `row`, refused before it had one."""
+    kept = ("request_id", "tenant_id", "key_id", "project_id", "model", "model_version", "action", "purpose",
+            "data_class", "country", "region", "tier", "site", "rule_id", "licence_id", "licence_version", "epoch",
+            "instance_id", "opened_at")  # fmt: skip
+    values: dict[str, Any] = {name: getattr(row, name) for name in kept}
+    return Refusal(
+        **values, outcome=Outcome.REFUSED_QUOTA, code="insufficient_quota", http_status=429, audit_record='{"v":1}'
+    )

@@ -11,8 +11,8 @@ import pytest
 
 from billing.journal import Journal, Mark
 from billing.link import GivenUp, Link, StoreUnavailable
-from billing.types import OpenRow, Outcome, Refusal, Usage
-from tests.billing.rows import NOW, a_settlement, an_open_row
+from billing.types import OpenRow, Usage
+from tests.billing.rows import NOW, a_refusal, a_settlement, an_open_row
 from tests.conftest import Stores, a_tenant
 
 USAGE = Usage(prompt=30, cached=10, completion=7, reasoning=2)
@@ -69,23 +69,14 @@ class Case:
         return self.name
 
 
-def _refusal(row: OpenRow) -> Refusal:
-    kept = ("request_id", "tenant_id", "key_id", "project_id", "model", "model_version", "action", "purpose",
-            "data_class", "country", "region", "tier", "site", "rule_id", "licence_id", "licence_version", "epoch",
-            "instance_id", "opened_at")  # fmt: skip
-    values: dict[str, Any] = {name: getattr(row, name) for name in kept}
-    return Refusal(
-        **values, outcome=Outcome.REFUSED_QUOTA, code="insufficient_quota", http_status=429, audit_record='{"v":1}'
-    )
-
-
 CASES = (
     Case("opens", False, _CLAIM, lambda journal, row: journal.opens.put(row)),
     Case("marks", True, _LOCK, lambda journal, row: journal.marks.put(Mark(row.request_id, 1, True, USAGE, NOW))),
     Case("settlements", True, _LOCK, lambda journal, row: journal.settlements.put(a_settlement(row, USAGE))),
-    Case("refusals", False, _CLAIM, lambda journal, row: journal.refusals.put(_refusal(row))),
+    Case("refusals", False, _CLAIM, lambda journal, row: journal.refusals.put(a_refusal(row))),
+    Case("voids", False, _CLAIM, lambda journal, row: journal.voids.put(a_refusal(row))),
 )
-STATES = {"opens": "open", "marks": "streaming", "settlements": "settled", "refusals": "voided"}
+STATES = {"opens": "open", "marks": "streaming", "settlements": "settled", "refusals": "voided", "voids": "voided"}
 
 
 async def stored(database: Any, case: Case, rows: Sequence[OpenRow]) -> None:
@@ -100,7 +91,7 @@ async def stored(database: Any, case: Case, rows: Sequence[OpenRow]) -> None:
     )
     assert booked == price * len(rows)
     audits = await database.fetchval("SELECT count(*) FROM audit_pending WHERE tenant_id = $1", rows[0].tenant_id)
-    assert audits == (len(rows) if case.name in ("settlements", "refusals") else 0)
+    assert audits == (len(rows) if case.name in ("settlements", "refusals", "voids") else 0)
 
 
 @pytest.mark.parametrize("case", CASES, ids=str)

@@ -10,7 +10,7 @@ import pytest_asyncio
 
 from billing.journal import Journal, Mark
 from billing.types import OpenRow, Usage
-from tests.billing.rows import NOW, a_settlement, an_open_row
+from tests.billing.rows import NOW, a_refusal, a_settlement, an_open_row
 from tests.conftest import Stores, a_tenant
 
 USAGE = Usage(prompt=30, cached=10, completion=7, reasoning=2)
@@ -129,3 +129,24 @@ async def test_thousand_concurrent_rows_are_stored_once_each_in_few_batches(jour
     assert (total["n"], total["micro_yen"]) == (1_000, 1_000 * (20 * 120 + 10 * 60 + 7 * 480))
     sides = "SELECT sum(debit)::bigint, sum(credit)::bigint FROM ledger_entry WHERE tenant_id = $1"
     assert set(await database.fetchrow(sides, tenant_id)) == {total["micro_yen"]}
+
+
+async def test_voided_request_has_one_row_and_one_audit_record_whatever_comes_later(
+    journal: Journal, database: Any
+) -> None:
+    row = an_open_row(a_tenant().tenant_id)
+    assert await journal.voids.put(a_refusal(row))
+    await journal.opens.put(row)
+    await journal.refusals.put(a_refusal(row))
+    assert not await journal.voids.put(a_refusal(row))
+    assert not await journal.settlements.put(a_settlement(row, USAGE))
+    assert (await row_of(database, row))["state"] == "voided"
+    audits = "SELECT count(*) FROM audit_pending WHERE tenant_id = $1"
+    assert await database.fetchval(audits, row.tenant_id) == 1
+
+
+async def test_request_with_a_row_is_not_voided(journal: Journal, database: Any) -> None:
+    row = an_open_row(a_tenant().tenant_id)
+    await journal.opens.put(row)
+    assert not await journal.voids.put(a_refusal(row))
+    assert (await row_of(database, row))["state"] == "open"

@@ -5,6 +5,7 @@ import json
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import pytest_asyncio
 import uuid_utils
@@ -12,6 +13,8 @@ from aiohttp import web
 from redis.asyncio import Redis
 
 from billing.journal import Journal, Mark
+from billing.link import Link
+from billing.recovery import Final, finals
 from billing.types import OpenRow, Usage
 from gateway.limits.holds import Holds
 from gateway.limits.levels import UNBOUNDED, LimitLevel
@@ -270,6 +273,49 @@ async def test_sweep_ends_holds_of_settled_requests_and_of_requests_without_a_ro
     await valkey.aclose()
     for level in ("", "licence:lic/g1 ", f"key:{'k' * 12} "):
         assert (use[f"{level}used_tokens"], use[f"{level}held_tokens"]) == ("30", "0")
+
+
+async def test_gateway_that_slept_cannot_deliver_on_a_hold_that_the_sweep_has_ended(
+    worker: Worker, left: Left, monkeypatch: Any
+) -> None:
+    monkeypatch.setattr("gateway.work.sweep.HOLD_AGE_S_MIN", -1)
+    row = an_open_row(left.tenant.tenant_id, instance_id=left.instance_id, upstream_id=left.upstream_id)
+    await left.hold(row.request_id, tokens=100, micro_yen=48_000)
+    await rounds(worker, 0, 2)
+    assert await left.held() == set()
+    await left.journal.opens.put(row)  # it wakes up
+    assert not await left.journal.marks.put(Mark(row.request_id, 1, True, Usage(), NOW))
+    assert await left.state(row) == ("voided", "none", 0, 0, 0)
+    audits = await left.link.fetch("SELECT record FROM audit_pending WHERE request_id = $1::text::uuid", row.request_id)
+    (record,) = [json.loads(audit["record"]) for audit in audits]
+    assert (record["verb"], record["tenant"], record["key"]) == ("request:recover", row.tenant_id, "k" * 12)
+
+
+async def test_hold_whose_row_comes_while_the_sweep_judges_it_stays(
+    worker: Worker, left: Left, monkeypatch: Any
+) -> None:
+    monkeypatch.setattr("gateway.work.sweep.HOLD_AGE_S_MIN", -1)
+    row = an_open_row(left.tenant.tenant_id, instance_id=left.instance_id, upstream_id=left.upstream_id)
+    await left.hold(row.request_id, tokens=100, micro_yen=48_000)
+
+    async def before_the_row(link: Link, request_ids: list[str]) -> dict[str, Final]:
+        found = await finals(link, request_ids)
+        await left.journal.opens.put(row)
+        return found
+
+    monkeypatch.setattr("gateway.work.sweep.finals", before_the_row)
+    await rounds(worker, 0, 0)
+    assert await left.held() == {row.request_id}
+    assert (await left.state(row))[0] == "open"
+
+
+async def test_hold_whose_request_no_row_can_name_stops_no_other(worker: Worker, left: Left, monkeypatch: Any) -> None:
+    monkeypatch.setattr("gateway.work.sweep.HOLD_AGE_S_MIN", -1)
+    of_no_month = "00000000-0000-7000-8000-" + uuid4().hex[:12]  # 1970: no partition of the journal takes it
+    for request_id in (of_no_month, str(uuid_utils.uuid7())):
+        await left.hold(request_id, tokens=70, micro_yen=1)
+    await rounds(worker, 0, 2)
+    assert await left.held() == {of_no_month}
 
 
 async def test_work_of_a_living_process_is_left_alone(worker: Worker, left: Left, monkeypatch: Any) -> None:

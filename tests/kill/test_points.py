@@ -20,9 +20,9 @@ NO_ROW = "no row"
 # either, the point does not say). Before the mark nothing is charged; from the mark on the request counts as delivered.
 STREAM_FATES: dict[str, tuple[tuple[str, ...], bool | None]] = {
     "after_identify": ((NO_ROW,), False),
-    "after_claim": ((NO_ROW,), False),
-    "after_reserve": ((NO_ROW,), False),
-    "after_open_queued": ((NO_ROW,), False),
+    "after_claim": ((NO_ROW, "voided"), False),
+    "after_reserve": ((NO_ROW, "voided"), False),
+    "after_open_queued": ((NO_ROW, "voided"), False),
     "after_open_durable": (("voided",), False),
     "after_dispatch": ((NO_ROW, "voided"), False),
     "before_first_byte": (("voided",), False),

@@ -17,7 +17,7 @@ from gateway.repeats import service
 from gateway.repeats.answer import ANSWER_BYTES_MAX, KeptAnswer, Recording, Room
 from gateway.repeats.asked import canonical, hash_of, key_of
 from gateway.repeats.service import Claim, Question, Repeats
-from gateway.repeats.store import expire
+from gateway.repeats.store import DEAD_AFTER_S, expire
 from gateway.tenancy.keystore import KeyFiles
 from tests.billing.rows import NOW, a_settlement, an_open_row
 from tests.conftest import Stores
@@ -31,7 +31,8 @@ class World:
     def __init__(self, stores: Stores, keys: KeyFiles, database: Any) -> None:
         self.keys = keys
         self.database = database
-        self.one, self.other = Repeats(stores.dsn, keys), Repeats(stores.dsn, keys)
+        self.steady_s = float("inf")
+        self.one, self.other = (Repeats(stores.dsn, keys, lambda: self.steady_s) for _ in range(2))
         self.journal = Journal(stores.dsn)
         self.living, self.tenant_id = f"gateway-{uuid_utils.uuid7()}", f"t-{uuid_utils.uuid7()}"[:20]
 
@@ -156,6 +157,32 @@ async def test_request_without_a_row_gives_its_key_up_and_can_never_be_delivered
     assert len(records) == 1 and "request:recover" in records[0]["record"]
 
 
+@pytest.mark.parametrize("state", ["no row", "streaming"])
+async def test_gateway_is_not_taken_for_dead_right_after_the_database_was_away(
+    world: World, state: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(service, "WAIT_S_MAX", 0.2)
+    first = world.question()
+    await world.claimed(first)
+    if state == "streaming":
+        await world.delivered(first)
+    await world.beats(60.0)  # the last one before the outage
+    world.steady_s = DEAD_AFTER_S
+    assert (await refusal(world.other.ask(world.question()))).code.name == "idempotency_in_progress"
+    world.steady_s += 0.1  # it has had the time to say that it lives
+    if state == "streaming":
+        assert (await refusal(world.other.ask(world.question()))).code.name == "result_not_kept"
+    else:
+        await world.claimed(world.question(), world.other)
+
+
+async def test_gateway_that_has_ended_in_order_is_dead_at_once(world: World) -> None:
+    await world.claimed(world.question())
+    await world.beats(float("inf"))
+    world.steady_s = 0.0
+    await world.claimed(world.question(), world.other)
+
+
 @pytest.mark.parametrize("state", ["no row", "open", "streaming"])
 async def test_repeat_waits_for_a_living_gateway_and_is_told_when_to_come_again(
     world: World, state: str, monkeypatch: pytest.MonkeyPatch
@@ -273,7 +300,7 @@ async def test_key_store_or_book_away_is_told_as_such_and_blocks_nobody_later(
         patched.setattr(world.keys, "current", away)
         fault = await refusal(world.one.ask(world.question()))
         assert (fault.code.name, fault.retry_after_s) == ("store_unavailable", 1)
-    nowhere = Repeats("postgresql://nobody@/nothing?host=/nonexistent", world.keys)
+    nowhere = Repeats("postgresql://nobody@/nothing?host=/nonexistent", world.keys, lambda: 0.0)
     assert (await refusal(nowhere.ask(world.question()))).code.name == "store_unavailable"
     await nowhere.close()
     await world.claimed(world.question())
@@ -283,7 +310,7 @@ async def test_answer_that_cannot_be_stored_is_no_reason_to_fail(world: World) -
     question = world.question()
     claim = await world.claimed(question)
     await world.claimed(replace(world.question(), key_hash=hash_of(world.tenant_id, "k2")))
-    nowhere = Repeats("postgresql://nobody@/nothing?host=/nonexistent", world.keys)
+    nowhere = Repeats("postgresql://nobody@/nothing?host=/nonexistent", world.keys, lambda: 0.0)
     assert claim.recording is not None
     claim.recording.add(b"a")
     await nowhere.keep(claim, "jp", stream=False)
