@@ -63,6 +63,27 @@ def an_issuer(**changes: Any) -> dict[str, Any]:
     }  # fmt: skip
 
 
+def an_owner() -> str:
+    """A corporate number with the right check digit that no other test has."""
+    digits = str(uuid4().int)[:12]
+    total = sum(int(digit) * (1 + place % 2) for place, digit in enumerate(reversed(digits)))
+    return f"{9 - total % 9}{digits}"
+
+
+def a_contribution(**changes: Any) -> dict[str, Any]:
+    """What an owner that no other test has contributed in March 2026."""
+    return {
+        "contribution_id": f"c-{uuid4().hex[:12]}", "contributor": "機械 株式会社", "hojin_bangou": an_owner(),
+        "industry": "manufacturing", "data_contract": "DC-2026-001", "data_class": "restricted",
+        "contributed_at": "2026-03-01T00:00:00+09:00", **changes,
+    }  # fmt: skip
+
+
+def a_model(**changes: Any) -> dict[str, Any]:
+    """A derived model version."""
+    return {"model": f"m-{uuid4().hex[:8]}", "model_version": "1.0.0", "origin": "derived", **changes}
+
+
 def a_raise(**changes: Any) -> dict[str, Any]:
     """A higher limit until the end of time, nearly."""
     end = (datetime.now(UTC) + timedelta(days=30)).isoformat()
@@ -91,6 +112,7 @@ class Estate:
     webhook: str
     event: str
     raise_id: str
+    contribution: str
 
     @classmethod
     async def made(cls, admin: Administration, parties: Parties) -> "Estate":
@@ -118,6 +140,7 @@ class Estate:
             *await _invoiced(root, own),
             webhook, (await root.good("POST", f"/webhooks/{webhook}/test"))["event_id"],
             (await root.good("POST", f"{own}/raises", a_raise()))["raise_id"],
+            (await root.good("POST", "/contributions", a_contribution()))["contribution_id"],
         )  # fmt: skip
 
     def path(self, route: str) -> str:
@@ -127,10 +150,11 @@ class Estate:
             "issuer_id": self.billing_issuer if "billing-issuers" in route else self.issuer,
             "licence_id": self.licence, "upstream_id": self.upstream, "rate_card_id": self.rate_card,
             "agreement_id": self.agreement, "raise_id": self.raise_id, "endpoint_id": self.webhook, "period": "2026-02",
-            "number": self.invoice,
+            "number": self.invoice, "contribution_id": self.contribution,
             "key_id": self.trust_key if "trust" in route else self.admin_key if "admin" in route else self.key,
         }  # fmt: skip
-        return route.format(**values)
+        # How a tenant stands is asked with a model.
+        return route.format(**values) + ("?model=m1" if route.endswith("/priority") else "")
 
     def body(self, method: str, route: str) -> Any:
         """A body that fits, None where the route takes none. `KeyError` for a route that nobody has thought of."""
@@ -195,6 +219,10 @@ BODIES: dict[tuple[str, str], Callable[[Estate], Any]] = {
     ("PATCH", "/billing-issuers/{issuer_id}"): lambda _: {"address": _fresh("address")},
     ("POST", "/tenants/{tenant_id}/invoices/{period}/close"): lambda _: None,
     ("POST", "/invoices/{number}/credit"): lambda _: {"reason": "agreed on the phone"},
+    ("POST", "/contributions"): lambda _: a_contribution(),
+    ("POST", "/contributions/{contribution_id}/withdraw"): lambda _: None,
+    ("POST", "/models"): lambda estate: a_model(contributions=[estate.contribution]),
+    ("POST", "/priority/policies"): lambda _: {"envelope": "{}"},
     ("POST", "/admin-keys"): lambda _: {"role": "auditor"},
     ("POST", "/admin-keys/{key_id}/revoke"): lambda _: None,
     ("POST", "/plan"): Estate.desired,
