@@ -24,9 +24,8 @@ def windows_of(newest: Mapping[str, StoredLicence], register: Register) -> tuple
 
 
 def _exclusive(newest: Mapping[str, StoredLicence]) -> Iterator[StoredLicence]:
-    for _, licence in sorted(newest.items()):
-        if licence.document.ip.exclusive and stands(licence, newest):
-            yield licence
+    stating = sorted(licence_id for licence_id, licence in newest.items() if licence.document.ip.exclusive)
+    return (newest[licence_id] for licence_id in stating if stands(newest[licence_id], newest))
 
 
 def _windows(document: LicenceDocument, item: Exclusive, owner: str, register: Register) -> Iterator[Window]:

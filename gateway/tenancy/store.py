@@ -125,7 +125,8 @@ class _RegisterBook:
         _put(self._contributions, rows["contribution"], "contribution_id", contribution_of)
         self._lineages.update(((row["model"], row["model_version"]), lineage_of(row)) for row in rows["model_lineage"])
         self._envelopes.update((row["version"], row["envelope"]) for row in rows["priority_policy"])
-        self.register = Register(dict(self._contributions), dict(self._lineages), tuple(self._policies()))
+        policies = sorted(self._policies(), key=lambda policy: (policy.effective_from, policy.version))
+        self.register = Register(dict(self._contributions), dict(self._lineages), tuple(policies))
 
     def _policies(self) -> Iterator[Policy]:
         trust = Trust(self._keys)

@@ -9,13 +9,21 @@ from uuid import uuid4
 
 import pytest
 
+from gateway.control.code_files import dumped
 from gateway.licensing.envelope import seal
-from gateway.licensing.keys import SigningKey
 from gateway.priority.policy import PAYLOAD_TYPE
 from tests.gateway.control.admin import Administration, Administrator, licence_document, tenant_body
-from tests.gateway.control.parties import Parties, trust_body
+from tests.gateway.control.parties import Parties
 from tests.gateway.control.test_commands import sekisho as sekisho
-from tests.gateway.control.world import a_contribution, a_model, an_owner, an_upstream
+from tests.gateway.control.world import (
+    POLICY_KEYS,
+    a_contribution,
+    a_model,
+    a_policy,
+    an_owner,
+    an_upstream,
+    next_policy,
+)
 
 CONTRIBUTED = datetime(2026, 6, 1, tzinfo=UTC)
 A_YEAR_LATER = datetime(2027, 6, 1, tzinfo=UTC)
@@ -228,28 +236,15 @@ async def test_contributions_and_models_are_planned_applied_and_exported(admin: 
 async def test_policy_needs_both_signatures_and_notice_and_is_logged(
     admin: Administration, sekisho: Sekisho, tmp_path: Path
 ) -> None:
-    root, keys = admin.root, {}
-    for party in ("sekisho-house", "programme-office"):
-        keys[party] = SigningKey.generate()
-        keys[party].write(tmp_path / f"{party}.pem")
-        await root.good("POST", "/trust-keys", trust_body(keys[party], "issuer", party))
-    version = 1 + len((await root.good("GET", "/priority/policies"))["data"])
-    effective = datetime.now(UTC).replace(microsecond=0) + timedelta(days=31)
-    text = f"""
-v: 1
-version: {version}
-supersedes: {version - 1 or "null"}
-issuer: sekisho-house
-approver: programme-office
-signed_at: {datetime.now(UTC).isoformat()}
-effective_from: {effective.isoformat()}
-floors: {{open: 400}}
-"""
-    (tmp_path / "policy.yaml").write_text(text)
-    code, _, _ = await sekisho("priority", "sign", tmp_path / "policy.yaml", "--key", tmp_path / "sekisho-house.pem")
+    root = admin.root
+    version = await next_policy(root)
+    for party, key in POLICY_KEYS.items():
+        key.write(tmp_path / f"{party}.pem")
+    (tmp_path / "policy.yaml").write_text(dumped(a_policy(version)))
+    code, _, _ = await sekisho("priority", "sign", tmp_path / "policy.yaml", "--key", tmp_path / "policy-house.pem")
     envelope = tmp_path / "policy.dsse.json"
     assert code == 0 and (await sekisho("priority", "submit", envelope))[:2] == (1, "signature_missing\n")
-    assert (await sekisho("priority", "sign", envelope, "--key", tmp_path / "programme-office.pem"))[0] == 0
+    assert (await sekisho("priority", "sign", envelope, "--key", tmp_path / "policy-office.pem"))[0] == 0
     code, out, _ = await sekisho("priority", "submit", envelope)
     assert (code, out.split(",")[0]) == (0, f"policy {version}")
     assert (await sekisho("priority", "submit", envelope))[:2] == (0, out)  # what is stored already is answered
@@ -258,13 +253,15 @@ floors: {{open: 400}}
     [entry] = (await root.good("GET", "/audit", params={"verb": "api:priority_policy:*", "object": str(version)}))[
         "data"
     ]
-    assert entry["after"]["effective_from"] == effective.isoformat().replace("+00:00", "Z")
-    low = {"v": 1, "version": version + 1, "supersedes": version, "issuer": "sekisho-house",
-           "approver": "programme-office", "signed_at": datetime.now(UTC).isoformat(),
-           "effective_from": (effective + timedelta(days=1)).isoformat(), "floors": {"open": 299}}  # fmt: skip
-    sealed = seal(low, list(keys.values()), PAYLOAD_TYPE)
-    status, error = await root.error("POST", "/priority/policies", {"envelope": sealed})
-    assert (status, error["code"], error["param"]) == (422, "floor_too_low", "floors.open")
+    assert entry["after"]["effective_from"].startswith("2099-01")
+    for change, refusal in (
+        ({"floors": {"open": 299}}, ("floor_too_low", "floors.open")),
+        ({"effective_from": datetime.now(UTC).isoformat()}, ("supersession_mismatch", "effective_from")),
+        ({"approver": "policy-house"}, ("same_party", "approver")),
+    ):
+        text = seal(a_policy(version + 1, **change), list(POLICY_KEYS.values()), PAYLOAD_TYPE)
+        status, error = await root.error("POST", "/priority/policies", {"envelope": text})
+        assert (status, error["code"], error["param"]) == (422, *refusal)
 
 
 async def test_command_line_from_the_contribution_to_the_explanation(

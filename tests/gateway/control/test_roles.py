@@ -25,11 +25,8 @@ from tests.gateway.control.world import Estate
 ROUTES = [(method, route.path, route.permission) for route in admin_routes() for method in route.methods or ()]
 # Refusals of a handler that was reached: an earlier request of this test has ended the object.
 _REACHED = {200, 201, 409}
-# Likewise: the body is no policy, and the licence for the model may have been revoked.
-_REFUSING = {
-    ("POST", "/priority/policies"): "malformed_envelope",
-    ("GET", "/tenants/{tenant_id}/priority"): "object_not_found",
-}
+# Likewise: the licence for the model may have been revoked.
+_REFUSING = {("GET", "/tenants/{tenant_id}/priority"): "object_not_found"}
 _TENANTLESS = ("upstream", "rate_card", "trust_key", "admin-keys", "rate-cards", "trust-keys", "contribution")
 
 

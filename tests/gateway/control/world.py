@@ -7,7 +7,9 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import uuid4
 
+from gateway.licensing.envelope import seal
 from gateway.licensing.keys import SigningKey
+from gateway.priority.policy import PAYLOAD_TYPE
 from tests.gateway.control.admin import Administration, Administrator, licence_document, tenant_body
 from tests.gateway.control.parties import Parties, trust_body
 
@@ -84,6 +86,27 @@ def a_model(**changes: Any) -> dict[str, Any]:
     return {"model": f"m-{uuid4().hex[:8]}", "model_version": "1.0.0", "origin": "derived", **changes}
 
 
+# Issuer and approver of every policy of the session: they never change.
+POLICY_KEYS = {party: SigningKey.generate() for party in ("policy-house", "policy-office")}
+
+
+def a_policy(version: int, **changes: Any) -> dict[str, Any]:
+    """A priority policy of that version, which begins in the far future."""
+    begins = datetime(2099, 1, 1, tzinfo=UTC) + timedelta(days=version)
+    return {
+        "v": 1, "version": version, "supersedes": version - 1 or None, "issuer": "policy-house",
+        "approver": "policy-office", "signed_at": "2026-11-01T00:00:00Z", "effective_from": begins.isoformat(),
+        "floors": {"open": 400}, **changes,
+    }  # fmt: skip
+
+
+async def next_policy(root: Administrator) -> int:
+    """The version that the next policy has; its parties are trusted."""
+    for party, key in POLICY_KEYS.items():
+        await root.ask("POST", "/trust-keys", trust_body(key, "issuer", party))
+    return 1 + len((await root.good("GET", "/priority/policies"))["data"])
+
+
 def a_raise(**changes: Any) -> dict[str, Any]:
     """A higher limit until the end of time, nearly."""
     end = (datetime.now(UTC) + timedelta(days=30)).isoformat()
@@ -113,6 +136,7 @@ class Estate:
     event: str
     raise_id: str
     contribution: str
+    policy: str
 
     @classmethod
     async def made(cls, admin: Administration, parties: Parties) -> "Estate":
@@ -141,6 +165,7 @@ class Estate:
             webhook, (await root.good("POST", f"/webhooks/{webhook}/test"))["event_id"],
             (await root.good("POST", f"{own}/raises", a_raise()))["raise_id"],
             (await root.good("POST", "/contributions", a_contribution()))["contribution_id"],
+            seal(a_policy(await next_policy(root)), list(POLICY_KEYS.values()), PAYLOAD_TYPE),
         )  # fmt: skip
 
     def path(self, route: str) -> str:
@@ -222,7 +247,7 @@ BODIES: dict[tuple[str, str], Callable[[Estate], Any]] = {
     ("POST", "/contributions"): lambda _: a_contribution(),
     ("POST", "/contributions/{contribution_id}/withdraw"): lambda _: None,
     ("POST", "/models"): lambda estate: a_model(contributions=[estate.contribution]),
-    ("POST", "/priority/policies"): lambda _: {"envelope": "{}"},
+    ("POST", "/priority/policies"): lambda estate: {"envelope": estate.policy},
     ("POST", "/admin-keys"): lambda _: {"role": "auditor"},
     ("POST", "/admin-keys/{key_id}/revoke"): lambda _: None,
     ("POST", "/plan"): Estate.desired,
