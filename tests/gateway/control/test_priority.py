@@ -227,6 +227,8 @@ async def test_contributions_and_models_are_planned_applied_and_exported(admin: 
     desired["models"] = [model]
     done = await root.good("POST", "/apply", {"desired": desired})
     assert done["summary"]["revoke"] == 1
+    left = {row["contribution_id"] for row in (await root.good("GET", "/export"))["contributions"]}
+    assert first["contribution_id"] in left and second["contribution_id"] not in left
     _, error = await root.error("POST", "/apply", {"desired": {"contributions": [{**first, "industry": "x"}]}})
     assert [(problem["path"], problem["code"]) for problem in error["problems"]] == [
         ("contributions[0].industry", "invalid_value")

@@ -191,6 +191,7 @@ def test_exclusivity_without_ground_has_no_effect(what: str) -> None:
         ("2026-03-01T00:00:00+09:00", 12, "2027-03-01T00:00:00+09:00"),
         ("2026-08-31T12:00:00+09:00", 6, "2027-02-28T12:00:00+09:00"),
         ("2028-02-29T00:00:00+09:00", 12, "2029-02-28T00:00:00+09:00"),
+        ("2026-03-30T00:00:00+09:00", 1, "2026-04-30T00:00:00+09:00"),
         ("2026-12-31T23:59:59Z", 1, "2027-01-31T23:59:59Z"),  # 1 January in Japan, and so 1 February
         ("2026-03-01T00:00:00+09:00", 0, "2026-03-01T00:00:00+09:00"),
     ],
@@ -309,6 +310,7 @@ def test_time_ends_windows_and_begins_none_again(
     early, late = sorted((first, second))
     for window in windows_of(stored(document), known):
         assert window.since == begins * DAY_US
+        assert window.runs(window.since) and window.runs(window.until - 1) and not window.runs(window.until)
         assert not (window.since <= early * DAY_US and window.runs(late * DAY_US) and not window.runs(early * DAY_US))
         latest = months_after(
             known.contributions[document.ip.exclusive[0].basis].contributed_at,
