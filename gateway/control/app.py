@@ -25,6 +25,8 @@ from gateway.control import (
     keys,
     licences,
     limits,
+    lineages,
+    priority,
     rate_cards,
     reading,
     simulation,
@@ -52,7 +54,7 @@ from gateway.tenancy.standing import LimitView
 PREFIX = "/admin/v1"
 _PARTS = (
     tenants, limits, keys, clients, simulation, licences, trust, upstreams, webhooks, rate_cards, agreements,
-    billing_issuers, invoices, admin_keys, code, usage, reading,
+    lineages, priority, billing_issuers, invoices, admin_keys, code, usage, reading,
 )  # fmt: skip
 
 

@@ -14,19 +14,24 @@ from gateway.control.apply_licences import LicenceEntries
 from gateway.control.audit import Source
 from gateway.control.billing_forms import NewAgreement, NewRateCard
 from gateway.control.book_store import Book
-from gateway.control.desired import Desired, DesiredTenant
+from gateway.control.desired import Desired, DesiredContribution, DesiredTenant
+from gateway.control.exported import ENDS
+from gateway.control.lineages import check_contribution, check_model
 from gateway.control.plan import Change
+from gateway.control.priority_forms import NewModel
 from gateway.control.rate_cards import check_end, check_new_card
-from gateway.control.reconcile import RETIREMENT, Reconciliation
+from gateway.control.reconcile import RETIREMENT, WITHDRAWAL, Reconciliation
 from gateway.control.refusals import Problem, not_found
 from gateway.control.roles import Permission, allows
 from gateway.control.store import Row
 from gateway.control.tables import (
     AGREEMENT,
     CLIENT,
+    CONTRIBUTION,
     ISSUER,
     KEY,
     LICENCE,
+    MODEL,
     PROJECT,
     RATE_CARD,
     TENANT,
@@ -57,6 +62,8 @@ async def apply(work: Work, book: Book, desired: Desired) -> Applied:
     reconciliation = Reconciliation(work)
     credentials = CredentialEntries(reconciliation, book)
     await _trust_keys(reconciliation, book, desired)
+    await _contributions(reconciliation, book, desired)
+    await _models(reconciliation, book, desired)
     there = []
     for number, tenant in enumerate(desired.tenants or ()):
         path = f"tenants[{number}]"
@@ -117,6 +124,36 @@ async def _trust_keys(reconciliation: Reconciliation, book: Book, desired: Desir
         await reconciliation.attempt(f"trust_keys[{number}]", step)
 
 
+async def _contributions(reconciliation: Reconciliation, book: Book, desired: Desired) -> None:
+    if desired.contributions is None or not reconciliation.permit("contributions", Permission.LINEAGE_WRITE):
+        return
+    for number, entry in enumerate(desired.contributions):
+        step = _contribution(reconciliation, book, entry)
+        await reconciliation.attempt(f"contributions[{number}]", step)
+
+
+async def _contribution(reconciliation: Reconciliation, book: Book, entry: DesiredContribution) -> None:
+    check_contribution(reconciliation.work, entry)
+    await reconciliation.entry(
+        CONTRIBUTION, book.find(CONTRIBUTION, entry.contribution_id), entry.model_dump(exclude={"state"}),
+        entry.contribution_id, end=WITHDRAWAL, ended=entry.state == "withdrawn",
+    )  # fmt: skip
+
+
+async def _models(reconciliation: Reconciliation, book: Book, desired: Desired) -> None:
+    if desired.models is None or not reconciliation.permit("models", Permission.LINEAGE_WRITE):
+        return
+    for number, model in enumerate(desired.models):
+        await reconciliation.attempt(f"models[{number}]", _model(reconciliation, book, model), enveloped=False)
+
+
+async def _model(reconciliation: Reconciliation, book: Book, model: NewModel) -> None:
+    await check_model(reconciliation.work, model)
+    values = model.model_dump()
+    row = book.find(MODEL, model.model, model.model_version)
+    await reconciliation.entry(MODEL, row, values, MODEL.object_id(values))
+
+
 async def _upstreams(reconciliation: Reconciliation, book: Book, desired: Desired) -> None:
     if desired.upstreams is None or not reconciliation.permit("upstreams", Permission.UPSTREAM_WRITE):
         return
@@ -151,7 +188,7 @@ def _left(reconciliation: Reconciliation, book: Book, desired: Desired) -> Itera
     nothing is told."""
     tables: list[tuple[Table, Any]] = [
         (TENANT, desired.tenants), (TRUST_KEY, desired.trust_keys), (UPSTREAM, desired.upstreams),
-        (RATE_CARD, desired.rate_cards),
+        (RATE_CARD, desired.rate_cards), (CONTRIBUTION, desired.contributions), (MODEL, desired.models),
     ]  # fmt: skip
     for table, entries in tables:
         if entries is not None:
@@ -173,6 +210,6 @@ def _name(table: Table, row: Row) -> str:
 
 def _unnamed(reconciliation: Reconciliation, table: Table, rows: Any) -> Iterator[Row]:
     for row in rows:
-        ended = row.get("revoked_at") or row.get("retired_at")
+        ended = any(row.get(column) for column in ENDS)
         if not ended and not reconciliation.names(table, row):
             yield row

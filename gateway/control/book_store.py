@@ -11,8 +11,10 @@ from gateway.control.store import Row
 from gateway.control.tables import (
     AGREEMENT,
     CLIENT,
+    CONTRIBUTION,
     ISSUER,
     KEY,
+    MODEL,
     PROJECT,
     RATE_CARD,
     TENANT,
@@ -53,7 +55,9 @@ async def read_book(connection: Any, reach: Reach) -> Book:
     """Everything within reach."""
     rows: dict[str, dict[tuple[Any, ...], Row]] = {}
     own: dict[tuple[str, str], list[Row]] = {}
-    for table in (TENANT, PROJECT, KEY, CLIENT, ISSUER, TRUST_KEY, UPSTREAM, RATE_CARD, AGREEMENT):
+    for table in (
+        TENANT, PROJECT, KEY, CLIENT, ISSUER, TRUST_KEY, UPSTREAM, RATE_CARD, AGREEMENT, CONTRIBUTION, MODEL
+    ):  # fmt: skip
         found = await store.page(connection, table, Page(limit=_ROWS_MAX), reach)
         rows[table.name] = {tuple(row[column] for column in table.key): row for row in found}
         for row in found if table.scoped else ():

@@ -9,6 +9,7 @@ from gateway.control import (
     credential_commands,
     invoice_commands,
     licence_commands,
+    priority_commands,
     tenant_commands,
     usage_command,
     webhook_commands,
@@ -25,4 +26,5 @@ def register(commands: Any, licence: Any, parents: Sequence[argparse.ArgumentPar
     tenant_commands.register(commands, parents)
     credential_commands.register(commands, parents)
     webhook_commands.register(commands, parents)
+    priority_commands.register(commands, parents)
     licence_commands.register(licence, parents)

@@ -13,6 +13,7 @@ from gateway.control import fields as f
 from gateway.control.billing_forms import NewAgreement, NewRateCard
 from gateway.control.credential_forms import AccessFields, NewClient, NewIssuer
 from gateway.control.forms import ENVELOPE_CHARS_MAX, Form, NewProject, NewTenant, NewTrustKey, NewUpstream
+from gateway.control.priority_forms import NewContribution, NewModel
 from gateway.control.refusals import Problem
 from gateway.faults import Fault
 
@@ -78,6 +79,12 @@ class DesiredUpstream(NewUpstream):
     state: Literal["active", "retired"] = "active"
 
 
+class DesiredContribution(NewContribution):
+    """What somebody has contributed, in force or withdrawn."""
+
+    state: Literal["active", "withdrawn"] = "active"
+
+
 class Desired(Form):
     """Everything. A part that is absent is left alone, and not compared either."""
 
@@ -86,9 +93,11 @@ class Desired(Form):
     trust_keys: list[DesiredTrustKey] | None = Field(default=None, max_length=ENTRIES_MAX)
     upstreams: list[DesiredUpstream] | None = Field(default=None, max_length=ENTRIES_MAX)
     rate_cards: list[NewRateCard] | None = Field(default=None, max_length=ENTRIES_MAX)
+    contributions: list[DesiredContribution] | None = Field(default=None, max_length=ENTRIES_MAX)
+    models: list[NewModel] | None = Field(default=None, max_length=ENTRIES_MAX)
 
 
-PARTS = ("tenants", "trust_keys", "upstreams", "rate_cards")
+PARTS = ("tenants", "trust_keys", "upstreams", "rate_cards", "contributions", "models")
 
 
 def contradictions(desired: Desired) -> list[Problem]:
@@ -121,6 +130,10 @@ def _names(desired: Desired) -> Iterator[tuple[str, tuple[str, ...]]]:
         yield f"upstreams[{number}].upstream_id", ("upstream", upstream.upstream_id)
     for number, card in enumerate(desired.rate_cards or ()):
         yield f"rate_cards[{number}].rate_card_id", ("rate_card", card.rate_card_id)
+    for number, contribution in enumerate(desired.contributions or ()):
+        yield f"contributions[{number}].contribution_id", ("contribution", contribution.contribution_id)
+    for number, model in enumerate(desired.models or ()):
+        yield f"models[{number}].model_version", ("model", f"{model.model}/{model.model_version}")
 
 
 def _names_within(here: str, tenant: DesiredTenant) -> Iterator[tuple[str, tuple[str, ...]]]:

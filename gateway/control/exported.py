@@ -9,15 +9,25 @@ from pydantic.fields import FieldInfo
 from gateway.control.apply_credentials import superseded
 from gateway.control.billing_forms import NewAgreement, NewRateCard
 from gateway.control.book_store import Book
-from gateway.control.desired import DesiredClient, DesiredIssuer, DesiredKey, DesiredTrustKey, DesiredUpstream
+from gateway.control.desired import (
+    DesiredClient,
+    DesiredContribution,
+    DesiredIssuer,
+    DesiredKey,
+    DesiredTrustKey,
+    DesiredUpstream,
+)
 from gateway.control.forms import Form, NewProject, NewTenant
+from gateway.control.priority_forms import NewModel
 from gateway.control.roles import Permission, allows
 from gateway.control.store import Row
 from gateway.control.tables import (
     AGREEMENT,
     CLIENT,
+    CONTRIBUTION,
     ISSUER,
     KEY,
+    MODEL,
     PROJECT,
     RATE_CARD,
     TENANT,
@@ -26,6 +36,9 @@ from gateway.control.tables import (
     Table,
 )
 from gateway.control.work import Work
+
+# The columns that say when a row has ended.
+ENDS = ("revoked_at", "retired_at", "withdrawn_at")
 
 
 def exported(work: Work, book: Book) -> dict[str, Any]:
@@ -38,6 +51,8 @@ def exported(work: Work, book: Book) -> dict[str, Any]:
         ("trust_keys", Permission.TRUST_WRITE, TRUST_KEY, DesiredTrustKey),
         ("upstreams", Permission.UPSTREAM_WRITE, UPSTREAM, DesiredUpstream),
         ("rate_cards", Permission.RATE_CARD_WRITE, RATE_CARD, NewRateCard),
+        ("contributions", Permission.LINEAGE_WRITE, CONTRIBUTION, DesiredContribution),
+        ("models", Permission.LINEAGE_WRITE, MODEL, NewModel),
     )
     for name, permission, table, form in parts:
         if allows(work.actor.role, permission):
@@ -72,7 +87,7 @@ def _credentials(work: Work, book: Book, table: Table, tenant_id: str, form: typ
 
 
 def _in_force(rows: Iterable[Row]) -> list[Row]:
-    return [row for row in rows if not row.get("revoked_at") and not row.get("retired_at")]
+    return [row for row in rows if not any(row.get(column) for column in ENDS)]
 
 
 def _entry(form: type[Form], row: Row, *, without: str = "") -> dict[str, Any]:

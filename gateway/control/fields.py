@@ -20,6 +20,7 @@ from billing.usage import GROUPS
 from gateway.control.jwks import checked_jwks
 from gateway.identity.access import SCOPES
 from gateway.licensing.registers import REGISTERS, Dimension
+from gateway.licensing.semantics import hojin_bangou_is_valid
 from gateway.upstreams.types import Profile
 
 COUNT_MAX = 2**53 - 1
@@ -30,6 +31,7 @@ YEAR_MIN, YEAR_MAX = 1970, 9998  # beyond, a time may have no form in UTC
 MODALITIES = ("image", "text")
 _DAY = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}")
 _HOST = re.compile(r"[A-Za-z0-9._-]{1,253}|[0-9A-Fa-f:.]{2,45}")
+_RELEASE = re.compile(r"[A-Za-z0-9._:/-]{1,64}(@[0-9]{1,9}(\.[0-9]{1,9}){0,3})?", re.ASCII)
 _T = TypeVar("_T", bound=Hashable)
 
 
@@ -180,6 +182,18 @@ def _registration(text: str) -> str:
     return text
 
 
+def _corporate_number(text: str) -> str:
+    if not hojin_bangou_is_valid(text):
+        raise ValueError("13 digits, the first of which is the right check digit")
+    return text
+
+
+def _release(text: str) -> str:
+    if _RELEASE.fullmatch(text) is None:
+        raise ValueError("a model's name, or name@version")
+    return text
+
+
 def _printable(text: str) -> str:
     if not text.isprintable():
         raise ValueError("printable characters only")
@@ -205,6 +219,7 @@ Yen = Annotated[int, Field(strict=True, ge=0, le=10**15)]
 RegistrationNumber = Annotated[str, StringConstraints(max_length=20), AfterValidator(_registration)]
 Name = Annotated[Text, StringConstraints(min_length=1)]
 HojinBangou = Annotated[str, StringConstraints(pattern=r"^([0-9]{13})?$")]
+OwnerNumber = Annotated[str, StringConstraints(max_length=20), AfterValidator(_corporate_number)]
 Zone = Annotated[str, StringConstraints(max_length=64), AfterValidator(_zone)]
 Time = Annotated[AwareDatetime, BeforeValidator(_text_only), AfterValidator(_bounded)]
 Day = Annotated[date, BeforeValidator(_day)]
@@ -224,6 +239,8 @@ Tier = Annotated[str, _code_of("tiers")]
 Binding = Literal["none", "dpop", "mtls"]
 Sites = Annotated[list[Site], _List, AfterValidator(_unique)]
 Scopes = Annotated[list[Annotated[str, AfterValidator(_scope)]], _List, AfterValidator(_unique)]
+Release = Annotated[str, StringConstraints(max_length=120), AfterValidator(_release)]
+ContributionIds = Annotated[list[ObjectId], _List, AfterValidator(_unique)]
 Models = Annotated[list[ModelName], _List, AfterValidator(_unique)]
 Purposes = Annotated[list[Purpose], _List, AfterValidator(_unique)]
 Networks = Annotated[list[Annotated[str, AfterValidator(_network)]], _List, AfterValidator(_unique)]

@@ -32,6 +32,8 @@ def register(licence: Any, parents: Parents) -> None:
 def _submit(client: AdminClient, options: argparse.Namespace) -> int:
     row = client.post("/licences", {"envelope": file_text(options.file)})
     say(f"{row['licence_id']}@{row['version']} {row['digest']}")
+    for notice in row["notices"]:
+        warn(f"{notice['path']}: {notice['code']}: {notice['message']}\n{notice['cure']}")
     return 0
 
 

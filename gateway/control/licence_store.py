@@ -22,6 +22,12 @@ ORDER BY licence_id, version DESC LIMIT $4
 """  # noqa: S608 # constants
 
 
+_EXCLUSIVE = """
+SELECT DISTINCT licence_id FROM licence
+WHERE document -> 'ip' -> 'exclusive' @> jsonb_build_array(jsonb_build_object('model', $1::text))
+"""
+
+
 @dataclass(frozen=True, slots=True)
 class Kept:
     """A stored envelope; `revoked_at` in microseconds since the epoch."""
@@ -66,3 +72,9 @@ async def line_of(connection: Any, *licence_ids: str | None) -> dict[str, Kept]:
         parent = kept.sealed.document.parent
         ahead.append(None if parent is None else parent.licence_id)
     return line
+
+
+async def exclusive_on(connection: Any, model: str) -> dict[str, StoredLicence]:
+    """The newest versions of the licences that have stated an exclusivity on `model`, with those above them."""
+    names = [row["licence_id"] for row in await connection.fetch(_EXCLUSIVE, model)]
+    return {licence_id: kept.stored for licence_id, kept in (await line_of(connection, *names)).items()}

@@ -3,17 +3,19 @@
 import json
 from typing import Annotated, Any
 
-from fastapi import Query
+from fastapi import Query, Request
 from pydantic import Field
 
 from gateway.control import fields as f
 from gateway.control.access import LicenceReader, LicenceRevoker, LicenceSubmitter
 from gateway.control.answers import Licence, Listed, WholeLicence
 from gateway.control.audit import Action, digest_of
+from gateway.control.door import language_in
 from gateway.control.forms import Envelope, Revocation
 from gateway.control.licence_store import line_of, newest_row, newest_rows
 from gateway.control.paging import Paging
-from gateway.control.refusals import not_found
+from gateway.control.priority_forms import SubmittedLicence
+from gateway.control.refusals import Problem, not_found
 from gateway.control.route import router
 from gateway.control.store import Row
 from gateway.control.tables import LICENCE, TENANT
@@ -23,7 +25,8 @@ from gateway.licensing.envelope import open_envelope
 from gateway.licensing.findings import Finding
 from gateway.licensing.registers import REGISTERS
 from gateway.licensing.times import to_us
-from gateway.tenancy.store import read_trust
+from gateway.priority.checks import check_licence, notices
+from gateway.tenancy.store import read_register, read_trust
 
 routes = router("licences")
 
@@ -42,10 +45,13 @@ async def list_licences(work: LicenceReader, query: Annotated[LicenceQuery, Quer
     return {"data": [shown(row) for row in rows], "next": rows[-1]["licence_id"] if more else None}
 
 
-@routes.post("/licences", status_code=201, response_model=Licence)
-async def submit_licence(work: LicenceSubmitter, body: Envelope) -> Row:
+@routes.post("/licences", status_code=201, response_model=SubmittedLicence)
+async def submit_licence(work: LicenceSubmitter, body: Envelope, request: Request) -> Row:
     """Put a licence into force. What is stored already is answered as it is; a finding refuses everything else."""
-    return shown(await submit(work, body.envelope))
+    row = await submit(work, body.envelope)
+    told = [Problem(one.path, one) for one in await noticed(work, body.envelope)]
+    language = language_in(request.scope)
+    return {**shown(row), "notices": [one.outside(language) for one in told]}
 
 
 @routes.get("/licences/{licence_id}", response_model=WholeLicence)
@@ -85,6 +91,7 @@ async def submit(work: Work, envelope: str) -> Row:
         raise Finding("tenant_mismatch", "licence_id", "the id is taken")
     if stored is not None and stored.digest == sealed.digest:
         return await _newest(work, document.licence_id)
+    check_licence(document, newest, await read_register(work.connection))
     values = {
         "licence_id": document.licence_id,
         "version": document.version,
@@ -94,6 +101,14 @@ async def submit(work: Work, envelope: str) -> Row:
         "envelope": sealed.text,
     }
     return await work.create(LICENCE, values)
+
+
+async def noticed(work: Work, envelope: str) -> list[Finding]:
+    """What a licence that may be stored says without effect, as things are."""
+    document = open_envelope(envelope).document
+    line = await line_of(work.connection, None if document.parent is None else document.parent.licence_id)
+    newest = {licence_id: kept.stored for licence_id, kept in line.items()}
+    return notices(document, newest, await read_register(work.connection))
 
 
 async def revoke(work: Work, licence_id: str, reason: str) -> Row:

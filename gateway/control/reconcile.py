@@ -28,6 +28,7 @@ class End:
 
 
 REVOCATION = End("revoked_at", "revoke", Action.REVOKE)
+WITHDRAWAL = End("withdrawn_at", "revoke", Action.REVOKE)
 RETIREMENT = End("retired_at", "retire", Action.RETIRE, lifted=True)
 
 
@@ -44,13 +45,13 @@ class Reconciliation:
         self.problems: list[Problem] = []
         self._named: set[tuple[str, tuple[Any, ...]]] = set()
 
-    async def attempt(self, path: str, step: Awaitable[None]) -> bool:
+    async def attempt(self, path: str, step: Awaitable[None], *, enveloped: bool = True) -> bool:
         """Whether `step`, which brings about the entry at `path`, came to its end. What it refuses is collected; that
-        the book does not answer is no one entry's problem, and raised."""
+        the book does not answer is no one entry's problem, and raised. What is wrong in an envelope is told at it."""
         try:
             await step
         except Finding as finding:
-            self.problems.append(Problem(f"{path}.envelope", finding))
+            self.problems.append(Problem(f"{path}.{'envelope' if enveloped else finding.path}", finding))
             return False
         except Fault as fault:
             if fault.code.status >= _SERVER_ERROR:

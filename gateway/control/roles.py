@@ -39,6 +39,11 @@ class Permission(StrEnum):
     RATE_CARD_WRITE = "rate_card:write"
     AGREEMENT_READ = "agreement:read"
     AGREEMENT_WRITE = "agreement:write"
+    LINEAGE_READ = "lineage:read"
+    LINEAGE_WRITE = "lineage:write"
+    PRIORITY_READ = "priority:read"
+    POLICY_READ = "policy:read"
+    POLICY_SUBMIT = "policy:submit"
     BILLING_ISSUER_READ = "billing_issuer:read"
     BILLING_ISSUER_WRITE = "billing_issuer:write"
     INVOICE_READ = "invoice:read"
@@ -60,24 +65,27 @@ class Permission(StrEnum):
 
 
 _P = Permission
-_EVERYBODY = frozenset({_P.DESCRIBE, _P.REGISTER_READ, _P.TENANT_READ, _P.PROJECT_READ, _P.LICENCE_READ})
+# A priority policy is the same text for all.
+_EVERYBODY = frozenset(
+    {_P.DESCRIBE, _P.REGISTER_READ, _P.TENANT_READ, _P.PROJECT_READ, _P.LICENCE_READ, _P.POLICY_READ}
+)
 _READING = frozenset(permission for permission in Permission if not permission.writes)
 
 GRANTED: Mapping[Role, frozenset[Permission]] = {
     Role.PLATFORM_ADMIN: frozenset(Permission),
-    # Neither upstreams nor trust keys: their sites and parties tell of other tenants. Nor a tenant's own sites: to name
-    # somebody else's would send secret data there.
+    # Neither upstreams nor trust keys nor lineages: their sites, parties and contributors tell of other tenants. Nor a
+    # tenant's own sites: to name somebody else's would send secret data there.
     Role.SI_ENGINEER: _EVERYBODY
     | {
         _P.TENANT_UPDATE, _P.PROJECT_WRITE, _P.CREDENTIAL_READ, _P.CREDENTIAL_WRITE, _P.LICENCE_SUBMIT,
-        _P.LICENCE_SIMULATE, _P.RATE_CARD_READ, _P.AGREEMENT_READ, _P.INVOICE_READ, _P.WEBHOOK_READ, _P.WEBHOOK_WRITE,
-        _P.USAGE_READ, _P.PLAN, _P.APPLY,
+        _P.LICENCE_SIMULATE, _P.PRIORITY_READ, _P.RATE_CARD_READ, _P.AGREEMENT_READ, _P.INVOICE_READ, _P.WEBHOOK_READ,
+        _P.WEBHOOK_WRITE, _P.USAGE_READ, _P.PLAN, _P.APPLY,
     },
     # Puts contracts into force and ends them, and does not configure what runs under them.
     Role.APPROVER: _EVERYBODY
     | {
         _P.CREDENTIAL_READ, _P.LICENCE_SUBMIT, _P.LICENCE_REVOKE, _P.LICENCE_SIMULATE, _P.TRUST_READ,
-        _P.UPSTREAM_READ, _P.RATE_CARD_READ, _P.USAGE_READ,
+        _P.UPSTREAM_READ, _P.RATE_CARD_READ, _P.USAGE_READ, _P.LINEAGE_READ, _P.PRIORITY_READ, _P.POLICY_SUBMIT,
     },
     # Prices, agreements and documents, and nothing that decides who may use what.
     Role.BILLING: _EVERYBODY

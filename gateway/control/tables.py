@@ -139,6 +139,26 @@ INVOICE = Table(
      "total_yen": "int", "corrects": "text"},
     scoped=True,
 )  # fmt: skip
+CONTRIBUTION = Table(
+    "contribution", "contribution", ("contribution_id",),
+    {"contribution_id": "text", "contributor": "text", "hojin_bangou": "text", "industry": "text",
+     "data_contract": "text", "data_class": "text", "contributed_at": "time", "withdrawn_at": "time",
+     "created_at": "time"},
+    fixed=frozenset(
+        {"contribution_id", "contributor", "hojin_bangou", "industry", "data_contract", "data_class", "contributed_at"}
+    ),
+)  # fmt: skip
+MODEL = Table(
+    "model_lineage", "model", ("model", "model_version"),
+    {"model": "text", "model_version": "text", "origin": "text", "base_model": "text", "contributions": "list",
+     "created_at": "time"},
+    fixed=frozenset({"model", "model_version"}),
+)  # fmt: skip
+POLICY = Table(
+    "priority_policy", "priority_policy", ("version",),
+    {"version": "int", "effective_from": "time", "document": "json", "envelope": "text", "created_at": "time"},
+    digested=frozenset({"envelope"}),
+)  # fmt: skip
 ADMIN_KEY = Table(
     "admin_key", "admin_key", ("key_id",),
     {"key_id": "text", "role": "text", "tenants": "list", "mac": "raw", "pepper_id": "text", "label": "text",

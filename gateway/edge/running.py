@@ -66,7 +66,7 @@ class Running:
         decision = decide(snapshot.licences, ask, now)
         if decision.allowed:
             return None
-        if decision.refusal == "prohibited":  # the clause that forbids it is what has changed
+        if decision.refusal in ("prohibited", "exclusive_to_another"):  # the rule that forbids it is what has changed
             return Fault("revoked", rule=decision.rule_id, licence=decision.licence, reason=decision.refusal)
         # What permitted the request is no more, whichever of the tenant's licences came closest to permitting it now.
         return Fault("revoked", rule=grant.rule_id, licence=grant.licence, reason=decision.refusal)

@@ -14,6 +14,7 @@ from gateway.licensing.registers import Registers
 from gateway.licensing.tables import PlacedGrant, PlacedProhibition, Term, tenant_index
 from gateway.licensing.times import to_us
 from gateway.licensing.verify import check_subset
+from gateway.priority.register import Window
 
 Catalogue = Mapping[str, frozenset[str]]
 """model → its versions (PEP 440, numbers only) that some upstream serves."""
@@ -21,13 +22,15 @@ Catalogue = Mapping[str, frozenset[str]]
 _EVERY_MODEL = ["*"]
 
 
-def compile_index(licences: Iterable[StoredLicence], catalogue: Catalogue, registers: Registers) -> LicenceIndex:
+def compile_index(
+    licences: Iterable[StoredLicence], catalogue: Catalogue, registers: Registers, windows: Sequence[Window] = ()
+) -> LicenceIndex:
     """The index of all tenants. Of each licence only the highest version counts."""
     newest = _newest(licences)
     by_tenant: dict[str, list[StoredLicence]] = {}
     for licence in newest.values():
         by_tenant.setdefault(licence.document.licensee.tenant, []).append(licence)
-    return {tenant: compile_tenant(own, catalogue, registers, newest) for tenant, own in by_tenant.items()}
+    return {tenant: compile_tenant(own, catalogue, registers, newest, windows) for tenant, own in by_tenant.items()}
 
 
 def affected_tenants(changed: Set[str], newest: Mapping[str, StoredLicence]) -> set[str]:
@@ -51,24 +54,38 @@ def compile_tenant(
     catalogue: Catalogue,
     registers: Registers,
     newest: Mapping[str, StoredLicence] | None = None,
+    windows: Sequence[Window] = (),
 ) -> TenantIndex:
     """The index of the one tenant that `licences` belong to. `newest` finds the licences that they are cut from, by id;
-    without it only `licences` are known."""
+    without it only `licences` are known. `windows` are the exclusivities of every owner."""
     own = _newest(licences)
     known = own if newest is None else newest
     grants: list[PlacedGrant] = []
     prohibitions: list[PlacedProhibition] = []
     for _, licence in sorted(own.items()):
         document, term = licence.document, _term(licence, known)
+        owner = owner_of(document, known)
         for clause in document.grants:
             covered = _covered(clause.models, catalogue)
             if covered:
-                grants.append(PlacedGrant(document, clause, term, covered))
+                grants.append(PlacedGrant(document, clause, term, covered, owner))
         for prohibition in document.prohibitions:
             models = prohibition.match.models
             covered = _covered(_EVERY_MODEL if models is None else models, catalogue)
             prohibitions.append(PlacedProhibition(document, prohibition, term, covered))
-    return tenant_index(grants, prohibitions, registers)
+    return tenant_index(grants, prohibitions, registers, windows)
+
+
+def owner_of(document: LicenceDocument, newest: Mapping[str, StoredLicence]) -> str:
+    """The beneficial owner of a licence: the licensee of the one that it is cut from, however far up, so that
+    re-contracts give nobody a second weight. Its corporate number, else `tenant:<id>`."""
+    above = document
+    for _ in range(len(newest)):  # licences that are cut from each other in a circle have an end too
+        parent = None if above.parent is None else newest.get(above.parent.licence_id)
+        if parent is None:
+            break
+        above = parent.document
+    return above.licensee.hojin_bangou or f"tenant:{above.licensee.tenant}"
 
 
 def _newest(licences: Iterable[StoredLicence]) -> dict[str, StoredLicence]:
@@ -82,10 +99,10 @@ def _newest(licences: Iterable[StoredLicence]) -> dict[str, StoredLicence]:
 
 def _term(licence: StoredLicence, newest: Mapping[str, StoredLicence]) -> Term:
     validity = licence.document.validity
-    return Term(to_us(validity.not_before), to_us(validity.not_after), ends_at(validity), not _stands(licence, newest))
+    return Term(to_us(validity.not_before), to_us(validity.not_after), ends_at(validity), not stands(licence, newest))
 
 
-def _stands(licence: StoredLicence, newest: Mapping[str, StoredLicence]) -> bool:
+def stands(licence: StoredLicence, newest: Mapping[str, StoredLicence]) -> bool:
     """Whether the licence is not revoked and lies within one that stands. It never outlasts that one: its validity must
     lie within the other's, grace included."""
     document = licence.document
@@ -93,7 +110,7 @@ def _stands(licence: StoredLicence, newest: Mapping[str, StoredLicence]) -> bool
         return licence.revoked_at is None
     parent = newest.get(document.parent.licence_id)
     # Licences that are cut from each other in a circle come to an end here: each may be re-contracted less deep.
-    return parent is not None and _within(document, parent.document) and _stands(parent, newest)
+    return parent is not None and _within(document, parent.document) and stands(parent, newest)
 
 
 def _within(child: LicenceDocument, parent: LicenceDocument) -> bool:

@@ -42,11 +42,13 @@ Refusal = Literal[
     "licence_revoked",
     "licence_expired",
     "licence_not_yet_valid",
+    "exclusive_to_another",
 ]
 """In the order in which a decision looks: the later a refusal stands, the nearer was the permission."""
 
 SECRET = "secret"  # noqa: S105 # the data class
 _ALL = -1  # every bit
+EXCLUSIVITY_RULE = "R2"  # of gateway/priority/rules.yaml
 
 
 class Ask(msgspec.Struct, frozen=True, gc=False):
@@ -100,7 +102,8 @@ _FACTS: tuple[Refusal, ...] = (
 
 def decide(index: LicenceIndex, ask: Ask, now: int) -> Decision:
     """Whether `ask` is permitted at `now` (microseconds since the epoch). Of several grants that permit, the first in
-    the order of licence id and document decides."""
+    the order of licence id and document decides. What an exclusivity of another owner closes is refused by its rule,
+    and by nothing that tells whose it is."""
     tenant = index.get(ask.tenant_id)
     if tenant is None:
         return _NO_GRANT
@@ -114,10 +117,22 @@ def decide(index: LicenceIndex, ask: Ask, now: int) -> Decision:
         rule_id, licence = tenant.clauses[_first(left & ~tenant.granting)]
         return Decision(None, "prohibited", rule_id, licence, False)
     if left:
-        number = _first(left)
+        free = left & ~_closed(tenant, f"{ask.model}@{ask.model_version}", now) if tenant.closed else left
+        number = _first(free or left)
         grant, (rule_id, licence) = tenant.grants[number], tenant.clauses[number]
+        if not free:
+            return Decision(grant, "exclusive_to_another", EXCLUSIVITY_RULE, licence, False)
         return Decision(grant, "", rule_id, licence, now >= grant.not_after)
     return _refusal(tenant, ask, covering, moment)
+
+
+def _closed(tenant: TenantIndex, release: str, now: int) -> int:
+    """The grants that exclusivities of other owners close for a release at `now`."""
+    bits = 0
+    for closing in tenant.closed.get(release, ()):
+        if closing.since <= now < closing.until:
+            bits |= closing.bits
+    return bits
 
 
 def _covering(tenant: TenantIndex, ask: Ask) -> tuple[int, ...]:
@@ -190,6 +205,6 @@ def models_of(index: LicenceIndex, tenant_id: str, now: int) -> list[str]:
     usable = {
         release.rpartition("@")[0]
         for release, bits in tenant.releases.items()
-        if bits & in_force & tenant.granting and not bits & whole
+        if bits & in_force & tenant.granting & ~_closed(tenant, release, now) and not bits & whole
     }
     return sorted(usable)

@@ -13,7 +13,7 @@ from gateway.licensing.semantics import EVERY
 NOT_ENFORCED_YET = frozenset(
     {
         "validity.notice_days", "grants.redistribution", "grants.annex3_high_risk", "grants.priority",
-        "grants.retention_days", "duties", "ip.contributions", "ip.exclusive", "personal_data.handling_mode",
+        "grants.retention_days", "duties", "personal_data.handling_mode",
     }
 )  # fmt: skip
 # Facts of the contract that restrict nothing by themselves.

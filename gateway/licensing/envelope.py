@@ -1,4 +1,5 @@
-"""The envelope of a licence: DSSE v1 (github.com/secure-systems-lab/dsse) around the RFC 8785 bytes of the document.
+"""The envelope of a licence or a policy: DSSE v1 (github.com/secure-systems-lab/dsse) around the RFC 8785 bytes of the
+document.
 
 There is exactly one text for a document and its signatures: RFC 8785 outside and inside, padded canonical base64
 (RFC 4648 §4), signatures in the order of their key ids. Whatever else is read is refused, so a changed byte is either
@@ -11,7 +12,7 @@ import hashlib
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import jiter
 import msgspec
@@ -26,6 +27,7 @@ from gateway.licensing.trust import Trust
 PAYLOAD_TYPE = "application/vnd.sekisho.licence+json"
 ENVELOPE_BYTES_MAX = 256 * 1024
 SIGNATURES_MAX = 16
+_Document = TypeVar("_Document")
 # msgspec names a missing or unknown member in its message, not in its path.
 _MEMBER = re.compile(r"(?:missing required|unknown) field `(.*)`")
 
@@ -36,6 +38,22 @@ class Signature:
 
     key_id: str
     value: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Enclosed:
+    """What an envelope of `payload_type` holds, in form. `text` and `digest` as in `Sealed`."""
+
+    payload: bytes
+    payload_type: str
+    signatures: tuple[Signature, ...]
+    digest: str
+    text: str
+
+    @property
+    def signed_bytes(self) -> bytes:
+        """What the signatures are over."""
+        return signed_bytes(self.payload, self.payload_type)
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,34 +75,36 @@ class Sealed:
         return signed_bytes(self.payload)
 
 
-def signed_bytes(payload: bytes) -> bytes:
-    """DSSE's pre-authentication encoding (PAE) of a licence payload."""
-    encoded: bytes = Envelope(payload, PAYLOAD_TYPE, {}).pae()
+def signed_bytes(payload: bytes, payload_type: str = PAYLOAD_TYPE) -> bytes:
+    """DSSE's pre-authentication encoding (PAE) of a payload."""
+    encoded: bytes = Envelope(payload, payload_type, {}).pae()
     return encoded
 
 
-def seal(document: Mapping[str, Any], keys: Sequence[SigningKey]) -> str:
+def seal(document: Mapping[str, Any], keys: Sequence[SigningKey], payload_type: str = PAYLOAD_TYPE) -> str:
     """The envelope of `document`, signed by each of `keys`. Raises `Finding` where it has no canonical form.
 
     It signs what it is given: verify afterwards.
     """
     payload = canonical(dict(document))
-    data = signed_bytes(payload)
-    return write_envelope(payload, [Signature(key.key_id, key.sign(data)) for key in keys])
+    data = signed_bytes(payload, payload_type)
+    return write_envelope(payload, [Signature(key.key_id, key.sign(data)) for key in keys], payload_type)
 
 
-def add_signature(sealed: Sealed, key: SigningKey) -> str:
+def add_signature(sealed: Sealed | Enclosed, key: SigningKey) -> str:
     """The envelope with the key's signature added, or replaced where it has one already."""
     others = [signature for signature in sealed.signatures if signature.key_id != key.key_id]
-    return write_envelope(sealed.payload, [*others, Signature(key.key_id, key.sign(sealed.signed_bytes))])
+    payload_type = sealed.payload_type if isinstance(sealed, Enclosed) else PAYLOAD_TYPE
+    signature = Signature(key.key_id, key.sign(sealed.signed_bytes))
+    return write_envelope(sealed.payload, [*others, signature], payload_type)
 
 
-def write_envelope(payload: bytes, signatures: Sequence[Signature]) -> str:
+def write_envelope(payload: bytes, signatures: Sequence[Signature], payload_type: str = PAYLOAD_TYPE) -> str:
     """The canonical text of an envelope."""
     return canonical(
         {
             "payload": base64.b64encode(payload).decode(),
-            "payloadType": PAYLOAD_TYPE,
+            "payloadType": payload_type,
             "signatures": [
                 {"keyid": signature.key_id, "sig": base64.b64encode(signature.value).decode()}
                 for signature in sorted(signatures, key=lambda signature: signature.key_id)
@@ -110,22 +130,28 @@ def open_envelope(text: str | bytes, trust: Trust | None = None) -> Sealed:
     Raises `Finding`: envelope_too_large, malformed_envelope, wrong_payload_type, signature_malformed,
     signature_duplicate, signature_invalid, not_canonical, schema_invalid.
     """
+    enclosed = read_envelope(text, PAYLOAD_TYPE, trust)
+    document = parse_document(enclosed.payload)
+    return Sealed(enclosed.payload, document, enclosed.signatures, enclosed.digest, enclosed.text)
+
+
+def read_envelope(text: str | bytes, payload_type: str, trust: Trust | None = None) -> Enclosed:
+    """`open_envelope` without a look at what the document is. Raises `Finding`, likewise."""
     raw = _raw(text)
     members = _members(_json(raw, "malformed_envelope", ""), "", ("payload", "payloadType", "signatures"))
-    if members["payloadType"] != PAYLOAD_TYPE:
+    if members["payloadType"] != payload_type:
         raise Finding("wrong_payload_type", "payloadType", str(members["payloadType"])[:80])
     payload = _base64(members["payload"], "payload")
     signatures = _signatures(members["signatures"])
     if trust is not None:
-        _check_known(signatures, payload, trust)
+        _check_known(signatures, signed_bytes(payload, payload_type), trust)
     _require_canonical(members, raw, "")
     tree = _json(payload, "schema_invalid", "payload")
     _require_canonical(tree, payload, "payload")
-    return Sealed(payload, parse_document(payload), signatures, hashlib.sha256(raw).hexdigest(), raw.decode())
+    return Enclosed(payload, payload_type, signatures, hashlib.sha256(raw).hexdigest(), raw.decode())
 
 
-def _check_known(signatures: Sequence[Signature], payload: bytes, trust: Trust) -> None:
-    data = signed_bytes(payload)
+def _check_known(signatures: Sequence[Signature], data: bytes, trust: Trust) -> None:
     for place, signature in enumerate(signatures):
         key = trust.keys.get(signature.key_id)
         if key is not None and not signature_is_valid(key.public_key, signature.value, data):
@@ -134,8 +160,13 @@ def _check_known(signatures: Sequence[Signature], payload: bytes, trust: Trust) 
 
 def parse_document(payload: bytes) -> LicenceDocument:
     """The document of a payload. Raises `Finding` schema_invalid with the field's path."""
+    return parse_payload(payload, LicenceDocument)
+
+
+def parse_payload(payload: bytes, kind: type[_Document]) -> _Document:
+    """A payload as a document of `kind`. Raises `Finding` schema_invalid with the field's path."""
     try:
-        return msgspec.json.decode(payload, type=LicenceDocument)
+        return msgspec.json.decode(payload, type=kind)
     except (msgspec.MsgspecError, UnicodeDecodeError) as error:
         message, _, place = str(error).partition(" - at `$")
         path = place.rstrip("`").removeprefix(".")

@@ -1,7 +1,7 @@
 """The compiled licences of a tenant, as values: sets of numbered clauses, held as the bits of integers. Pure."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from gateway.limits.levels import UNBOUNDED, Limits
 
@@ -11,7 +11,8 @@ class Grant:
     """One grant of one licence. `rule_id` is `<licence id>/<clause id>`.
 
     Times in microseconds since the epoch: in force from `not_before` (inclusive) to `not_after` (exclusive), then in
-    grace to `grace_until` (exclusive).
+    grace to `grace_until` (exclusive). `owner` is the beneficial owner (gateway/priority/register.py), `contributions`
+    are those that the licence names.
     """
 
     rule_id: str
@@ -25,6 +26,9 @@ class Grant:
     weight: int = 1
     rate_card: str = ""
     zero_retention: bool = False
+    owner: str = ""
+    licensee_class: str = "public"
+    contributions: frozenset[str] = frozenset()
 
     @property
     def licence(self) -> str:
@@ -42,6 +46,16 @@ class Timeline:
     bounds: Sequence[int]
     in_force: tuple[int, ...]
     to_come: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Closing:
+    """From `since` up to `until` (microseconds since the epoch) an exclusivity of another owner closes the grants
+    `bits`."""
+
+    since: int
+    until: int
+    bits: int
 
 
 ACTION, PURPOSE, DATA_CLASS, REGION, TIER = range(5)
@@ -67,7 +81,8 @@ class TenantIndex:
 
     `clauses` are (rule id, licence) by number. `models` has the grants of each granted model, in whatever version;
     `releases` has, for those models only, the clauses of every `<model>@<version>`. `any_adapter` are the clauses that
-    cover every adapter, and `revoked` the grants that are no longer, whatever the time.
+    cover every adapter, and `revoked` the grants that are no longer, whatever the time. `closed` has the exclusivities
+    of others by `<model>@<version>`.
     """
 
     grants: tuple[Grant, ...]
@@ -82,6 +97,7 @@ class TenantIndex:
     any_adapter: int
     times: Timeline
     revoked: int
+    closed: Mapping[str, tuple[Closing, ...]] = field(default_factory=dict)
 
 
 LicenceIndex = Mapping[str, TenantIndex]

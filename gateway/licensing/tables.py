@@ -9,9 +9,10 @@ from sys import intern
 from typing import TypeVar
 
 from gateway.licensing.document import GrantClause, LicenceDocument, Prohibition, Quota
-from gateway.licensing.index import Grant, Places, TenantIndex, Timeline
+from gateway.licensing.index import Closing, Grant, Places, TenantIndex, Timeline
 from gateway.licensing.registers import DIMENSIONS, Dimension, Registers
 from gateway.limits.levels import Limits
+from gateway.priority.register import Window
 
 _Code = TypeVar("_Code", bound=Hashable)
 _EVERY = ["*"]
@@ -39,12 +40,14 @@ class Term:
 
 @dataclass(frozen=True, slots=True)
 class PlacedGrant:
-    """A grant with its licence; `covered` are the pairs (model, version) of the catalogue that its patterns mean."""
+    """A grant with its licence; `covered` are the pairs (model, version) of the catalogue that its patterns mean,
+    `owner` is the beneficial owner."""
 
     document: LicenceDocument
     clause: GrantClause
     term: Term
     covered: Set[tuple[str, str]]
+    owner: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,9 +61,13 @@ class PlacedProhibition:
 
 
 def tenant_index(
-    grants: Sequence[PlacedGrant], prohibitions: Sequence[PlacedProhibition], registers: Registers
+    grants: Sequence[PlacedGrant],
+    prohibitions: Sequence[PlacedProhibition],
+    registers: Registers,
+    windows: Iterable[Window] = (),
 ) -> TenantIndex:
-    """The clauses of one tenant, each kind in the order in which it decides, as an index."""
+    """The clauses of one tenant, each kind in the order in which it decides, as an index. `windows` are all
+    exclusivities there are."""
     placed: list[PlacedGrant | PlacedProhibition] = [*grants, *prohibitions]
     granting = _one((1 << len(grants)) - 1)
     pairs = _table([one.covered for one in placed])
@@ -71,7 +78,7 @@ def tenant_index(
     adapters = [_named(one.clause.adapters) for one in grants]
     every: list[None] = [None for _ in prohibitions]
     return TenantIndex(
-        grants=tuple(_grant(one.document, one.clause, one.term) for one in grants),
+        grants=tuple(_grant(one) for one in grants),
         clauses=tuple(
             (f"{one.document.licence_id}/{one.clause.id}", f"{one.document.licence_id}@{one.document.version}")
             for one in placed
@@ -86,7 +93,19 @@ def tenant_index(
         any_adapter=_bits(named is None for named in (*adapters, *every)),
         times=_timeline([one.term for one in placed]),
         revoked=_bits(one.term.revoked for one in grants),
+        closed=_closed(grants, windows),
     )
+
+
+def _closed(grants: Sequence[PlacedGrant], windows: Iterable[Window]) -> dict[str, tuple[Closing, ...]]:
+    closed: dict[str, tuple[Closing, ...]] = {}
+    for window in windows:
+        model, _, version = window.release.rpartition("@")
+        bits = _bits((model, version) in one.covered and one.owner not in window.owners for one in grants)
+        if bits:
+            closing = Closing(window.since, window.until, bits)
+            closed[window.release] = (*closed.get(window.release, ()), closing)
+    return closed
 
 
 @lru_cache(maxsize=8)
@@ -153,7 +172,8 @@ def _one(bits: int) -> int:
     return bits
 
 
-def _grant(document: LicenceDocument, clause: GrantClause, term: Term) -> Grant:
+def _grant(placed: PlacedGrant) -> Grant:
+    document, clause, term = placed.document, placed.clause, placed.term
     priority = clause.priority
     return Grant(
         rule_id=f"{document.licence_id}/{clause.id}",
@@ -167,6 +187,9 @@ def _grant(document: LicenceDocument, clause: GrantClause, term: Term) -> Grant:
         weight=1 if priority is None else priority.weight,
         rate_card=clause.rate_card,
         zero_retention=clause.zero_retention or document.personal_data.handling_mode == "zero_retention",
+        owner=placed.owner,
+        licensee_class=document.licensee.licensee_class,
+        contributions=frozenset(document.ip.contributions),
     )
 
 

@@ -3,8 +3,10 @@
 No clock and no store: what depends on time and on other versions is `admit`'s.
 """
 
+from collections.abc import Sequence
+
 from gateway.licensing.document import LicenceDocument
-from gateway.licensing.envelope import Sealed, Signature
+from gateway.licensing.envelope import Enclosed, Sealed, Signature
 from gateway.licensing.findings import Finding
 from gateway.licensing.keys import key_id_of, signature_is_valid
 from gateway.licensing.registers import Registers
@@ -47,10 +49,16 @@ def signing_parties(document: LicenceDocument) -> tuple[Party, Party]:
 def verify_signatures(sealed: Sealed, trust: Trust) -> None:
     """Raise a `Finding` unless each signature is by a key of one of the parties, in force and valid, and each party has
     signed. Keys count that were in force when the contract was signed."""
-    missing = list(signing_parties(sealed.document))
-    parties = tuple(missing)
+    missing = check_signatures(sealed, signing_parties(sealed.document), _signed_at(sealed.document), trust)
+    if missing:
+        raise Finding("signature_missing", "signatures", _described(sealed.document, missing[0]))
+
+
+def check_signatures(sealed: Sealed | Enclosed, parties: Sequence[Party], moment: int, trust: Trust) -> list[Party]:
+    """Raise a `Finding` unless each signature is by a key of one of `parties`, in force at `moment` (microseconds since
+    the epoch) and valid; returns the parties that have not signed."""
+    missing = list(parties)
     data = sealed.signed_bytes
-    moment = _signed_at(sealed.document)
     for place, signature in enumerate(sealed.signatures):
         key = _key_of(signature, trust, f"signatures[{place}]")
         if not signature_is_valid(key.public_key, signature.value, data):
@@ -61,8 +69,7 @@ def verify_signatures(sealed: Sealed, trust: Trust) -> None:
         _check_in_force(key, moment, f"signatures[{place}].keyid")
         if party in missing:
             missing.remove(party)
-    if missing:
-        raise Finding("signature_missing", "signatures", _described(sealed.document, missing[0]))
+    return missing
 
 
 def _key_of(signature: Signature, trust: Trust, path: str) -> TrustKey:

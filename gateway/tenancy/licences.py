@@ -1,7 +1,7 @@
 """The licences a process has read: verified once, compiled per tenant, only those that a change touches."""
 
 import logging
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from gateway.licensing.compile import Catalogue, affected_tenants, compile_tenant
@@ -12,6 +12,8 @@ from gateway.licensing.findings import Finding
 from gateway.licensing.registers import REGISTERS
 from gateway.licensing.trust import Trust, TrustKey
 from gateway.licensing.verify import verify_alone
+from gateway.priority.register import Register, Window
+from gateway.priority.windows import windows_of
 
 _LOG = logging.getLogger(__name__)
 
@@ -44,7 +46,11 @@ class LicenceBook:
         self._unverified: set[str] = set()
         self._changed: set[str] = set()
         self._all = True
+        self._register = Register()
         self.index: LicenceIndex = {}
+        self.windows: tuple[Window, ...] = ()
+        self.tenants: Mapping[str, Sequence[str]] = {}
+        self._owners: dict[str, frozenset[str]] = {}
 
     def take_keys(self, keys: Iterable[TrustKey]) -> None:
         """Add or replace keys: what they signed is verified anew, and what did not verify without them."""
@@ -69,19 +75,30 @@ class LicenceBook:
         self._catalogue = catalogue
         self._all = True
 
+    def take_register(self, register: Register) -> None:
+        """Other contributions, lineages or policies: exclusivities rest on them."""
+        self._register = register
+
     def compile(self) -> Iterator[None]:
-        """Bring `index` up to date; yields between steps so that requests are served meanwhile."""
+        """Bring `index` and `windows` up to date; yields between steps so that requests are served meanwhile."""
         yield from self._verify()
+        windows = windows_of(self._verified, self._register)
+        if windows != self.windows:  # each closes grants of everybody else
+            self._all = True
         by_tenant: dict[str, list[StoredLicence]] = {}
         for licence in self._verified.values():
             by_tenant.setdefault(licence.document.licensee.tenant, []).append(licence)
         index = dict(self.index)
         for tenant_id in self._to_compile(by_tenant):
             index.pop(tenant_id, None)
+            self._owners.pop(tenant_id, None)
             if tenant_id in by_tenant:
-                index[tenant_id] = compile_tenant(by_tenant[tenant_id], self._catalogue, REGISTERS, self._verified)
+                index[tenant_id] = compile_tenant(
+                    by_tenant[tenant_id], self._catalogue, REGISTERS, self._verified, windows
+                )
+                self._owners[tenant_id] = frozenset(grant.owner for grant in index[tenant_id].grants)
             yield
-        self.index = index
+        self.index, self.windows, self.tenants = index, windows, _by_owner(self._owners)
         self._changed.clear()
         self._all = False
 
@@ -107,6 +124,14 @@ class LicenceBook:
             yield
         self._changed |= self._unverified
         self._unverified = set()
+
+
+def _by_owner(owners: Mapping[str, frozenset[str]]) -> dict[str, list[str]]:
+    tenants: dict[str, list[str]] = {}
+    for tenant_id, found in owners.items():
+        for owner in found:
+            tenants.setdefault(owner, []).append(tenant_id)
+    return tenants
 
 
 def _opened(row: LicenceRow, trust: Trust) -> Sealed:

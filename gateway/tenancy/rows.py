@@ -11,6 +11,7 @@ from gateway.identity.credentials import ApiKey, OAuthClient, OidcIssuer
 from gateway.licensing.times import to_us
 from gateway.licensing.trust import TrustKey
 from gateway.limits.levels import Limits, Raise
+from gateway.priority.register import Contribution, Lineage
 from gateway.tenancy.licences import LicenceRow
 from gateway.tenancy.snapshot import Tenant
 from gateway.upstreams.types import Profile, Upstream
@@ -101,3 +102,15 @@ def upstream_of(row: Any) -> Upstream | None:
     fields = {name: value for name, value in dict(row).items() if name != "retired_at"}
     profile = msgspec.json.decode(row["profile"], type=Profile)
     return Upstream(**{**fields, "profile": profile, "created_at": to_us(row["created_at"])})
+
+
+def contribution_of(row: Any) -> Contribution:
+    """A contribution; its owner is the corporate number."""
+    return Contribution(
+        row["contribution_id"], row["hojin_bangou"], to_us(row["contributed_at"]), _to_us(row["withdrawn_at"])
+    )
+
+
+def lineage_of(row: Any) -> Lineage:
+    """The lineage of a model version."""
+    return Lineage(row["model"], row["model_version"], row["origin"], tuple(row["contributions"]))

@@ -10,6 +10,7 @@ from gateway.identity.access import Access
 from gateway.identity.credentials import Credentials
 from gateway.licensing.decide import Grant, LicenceIndex
 from gateway.limits.levels import UNBOUNDED, LimitLevel, Limits, Raise
+from gateway.priority.claims import Priorities
 from gateway.upstreams.types import Upstream
 
 
@@ -40,6 +41,7 @@ class Snapshot:
     licences: LicenceIndex = field(default_factory=dict)
     upstreams: Mapping[str, tuple[Upstream, ...]] = field(default_factory=dict)
     rate_cards: Mapping[str, tuple[RateCard, ...]] = field(default_factory=dict)
+    priorities: Priorities = field(default_factory=Priorities)
 
     def rate_card(self, model: str, at: int, action: str, tenant_id: str, family: str) -> RateCard:
         """The prices of a request for `action` that `tenant_id` opened at `at` (microseconds since the epoch), by the

@@ -26,6 +26,15 @@ class LimitView:
         self._holds = holds
         self._clock = clock
 
+    async def snapshot(self, epoch: int) -> Snapshot:
+        """What gateways decide by, at `epoch` of the book or later."""
+        for _ in range(LOOKS_MAX):
+            snapshot = self._watch.current()
+            if snapshot.epoch >= epoch:
+                return snapshot
+            await asyncio.sleep(POLL_S)
+        raise Fault("store_unavailable", retry_after_s=1, internal="the book is newer than the snapshot")
+
     async def of_credential(self, tenant: Tenant, access: Access) -> dict[str, Any]:
         """What limits the requests of a credential: its own, its project's, each grant's, the tenant's."""
         snapshot, now = self._watch.current(), self._clock.now()

@@ -10,15 +10,21 @@ from typing import Any, TypeVar
 from billing.prices_store import CARD_COLUMNS, card_of
 from billing.rating import RateCard
 from gateway.identity.credentials import ApiKey, Credentials, OAuthClient, OidcIssuer
-from gateway.licensing.trust import Trust
+from gateway.licensing.findings import Finding
+from gateway.licensing.trust import Trust, TrustKey
 from gateway.limits.levels import Limits, Raise
+from gateway.priority.claims import Priorities
+from gateway.priority.policy import open_policy, verify_policy
+from gateway.priority.register import Contribution, Lineage, Policy, Register
 from gateway.tenancy.licences import LicenceBook
 from gateway.tenancy.rows import (
     client_of,
+    contribution_of,
     issuer_of,
     key_of,
     licence_of,
     limits_of,
+    lineage_of,
     raise_of,
     tenant_of,
     trust_key_of,
@@ -68,6 +74,9 @@ _TABLES: Mapping[str, str] = {
         " profile::text AS profile, created_at, retired_at"
     ),
     "rate_card": CARD_COLUMNS,
+    "contribution": "contribution_id, hojin_bangou, contributed_at, withdrawn_at",
+    "model_lineage": "model, model_version, origin, contributions",
+    "priority_policy": "version, envelope",
 }
 
 
@@ -85,6 +94,49 @@ async def read_trust(connection: Any) -> Trust:
     """All keys that may sign licences, or once might."""
     keys = [trust_key_of(row) for row in await connection.fetch(_changed("trust_key"), -1)]
     return Trust({key.key_id: key for key in keys})
+
+
+async def read_register(connection: Any) -> Register:
+    """All contributions, lineages, and policies that verify."""
+    book = _RegisterBook()
+    rows = {table: await connection.fetch(_changed(table), -1) for table in _RegisterBook.tables}
+    book.take(rows, [trust_key_of(row) for row in await connection.fetch(_changed("trust_key"), -1)])
+    return book.register
+
+
+class _RegisterBook:
+    """What priority is judged by, as it was read. A policy that does not verify is not in force, and is logged."""
+
+    tables = ("contribution", "model_lineage", "priority_policy")
+
+    def __init__(self) -> None:
+        self._contributions: dict[str, Contribution] = {}
+        self._lineages: dict[tuple[str, str], Lineage] = {}
+        self._envelopes: dict[int, str] = {}
+        self._keys: dict[str, TrustKey] = {}
+        self.register = Register()
+
+    def take(self, rows: Mapping[str, list[Any]], keys: Iterable[TrustKey]) -> None:
+        """Add or replace rows and keys."""
+        taken = {key.key_id: key for key in keys}
+        if not taken and not any(rows[table] for table in self.tables):
+            return
+        self._keys.update(taken)
+        _put(self._contributions, rows["contribution"], "contribution_id", contribution_of)
+        self._lineages.update(((row["model"], row["model_version"]), lineage_of(row)) for row in rows["model_lineage"])
+        self._envelopes.update((row["version"], row["envelope"]) for row in rows["priority_policy"])
+        policies = sorted(self._policies(), key=lambda policy: (policy.effective_from, policy.version))
+        self.register = Register(dict(self._contributions), dict(self._lineages), tuple(policies))
+
+    def _policies(self) -> Iterator[Policy]:
+        trust = Trust(self._keys)
+        for version, envelope in sorted(self._envelopes.items()):
+            try:
+                sealed = open_policy(envelope)
+                verify_policy(sealed, trust)
+                yield sealed.document.policy
+            except Finding as finding:
+                _LOG.error("priority policy %d is not in force: %s %s", version, finding.code, finding.detail)
 
 
 class Configuration:
@@ -105,6 +157,7 @@ class Configuration:
         self._upstreams: dict[str, Upstream] = {}
         self._cards: dict[str, RateCard] = {}
         self._licences = LicenceBook()
+        self._priority = _RegisterBook()
 
     def stale(self, epoch: Epoch) -> bool:
         """Whether there is anything to read."""
@@ -131,6 +184,7 @@ class Configuration:
             licences=self._licences.index,
             upstreams=_by_model(self._upstreams.values()),
             rate_cards=_cards_by_model(self._cards.values()),
+            priorities=Priorities(self._priority.register, self._licences.windows, self._licences.tenants),
         )
 
     async def _take(self, rows: Mapping[str, list[Any]]) -> None:
@@ -143,7 +197,10 @@ class Configuration:
         _put(self._issuers, rows["oidc_issuer"], "issuer_id", issuer_of)
         _put(self._cards, rows["rate_card"], "rate_card_id", card_of)
         _put(self._upstreams, rows["upstream"], "upstream_id", upstream_of)
-        self._licences.take_keys(trust_key_of(row) for row in rows["trust_key"])
+        keys = [trust_key_of(row) for row in rows["trust_key"]]
+        self._licences.take_keys(keys)
+        self._priority.take(rows, keys)
+        self._licences.take_register(self._priority.register)
         self._licences.take_rows(licence_of(row) for row in rows["licence"])
         catalogue = _catalogue(self._upstreams.values())
         if catalogue != known:

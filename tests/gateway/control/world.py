@@ -7,7 +7,9 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import uuid4
 
+from gateway.licensing.envelope import seal
 from gateway.licensing.keys import SigningKey
+from gateway.priority.policy import PAYLOAD_TYPE
 from tests.gateway.control.admin import Administration, Administrator, licence_document, tenant_body
 from tests.gateway.control.parties import Parties, trust_body
 
@@ -63,6 +65,48 @@ def an_issuer(**changes: Any) -> dict[str, Any]:
     }  # fmt: skip
 
 
+def an_owner() -> str:
+    """A corporate number with the right check digit that no other test has."""
+    digits = str(uuid4().int)[:12]
+    total = sum(int(digit) * (1 + place % 2) for place, digit in enumerate(reversed(digits)))
+    return f"{9 - total % 9}{digits}"
+
+
+def a_contribution(**changes: Any) -> dict[str, Any]:
+    """What an owner that no other test has contributed in March 2026."""
+    return {
+        "contribution_id": f"c-{uuid4().hex[:12]}", "contributor": "機械 株式会社", "hojin_bangou": an_owner(),
+        "industry": "manufacturing", "data_contract": "DC-2026-001", "data_class": "restricted",
+        "contributed_at": "2026-03-01T00:00:00+09:00", **changes,
+    }  # fmt: skip
+
+
+def a_model(**changes: Any) -> dict[str, Any]:
+    """A derived model version."""
+    return {"model": f"m-{uuid4().hex[:8]}", "model_version": "1.0.0", "origin": "derived", **changes}
+
+
+# Issuer and approver of every policy of the session: they never change.
+POLICY_KEYS = {party: SigningKey.generate() for party in ("policy-house", "policy-office")}
+
+
+def a_policy(version: int, **changes: Any) -> dict[str, Any]:
+    """A priority policy of that version, which begins in the far future."""
+    begins = datetime(2099, 1, 1, tzinfo=UTC) + timedelta(days=version)
+    return {
+        "v": 1, "version": version, "supersedes": version - 1 or None, "issuer": "policy-house",
+        "approver": "policy-office", "signed_at": "2026-11-01T00:00:00Z", "effective_from": begins.isoformat(),
+        "floors": {"open": 400}, **changes,
+    }  # fmt: skip
+
+
+async def next_policy(root: Administrator) -> int:
+    """The version that the next policy has; its parties are trusted."""
+    for party, key in POLICY_KEYS.items():
+        await root.ask("POST", "/trust-keys", trust_body(key, "issuer", party))
+    return 1 + len((await root.good("GET", "/priority/policies"))["data"])
+
+
 def a_raise(**changes: Any) -> dict[str, Any]:
     """A higher limit until the end of time, nearly."""
     end = (datetime.now(UTC) + timedelta(days=30)).isoformat()
@@ -91,6 +135,8 @@ class Estate:
     webhook: str
     event: str
     raise_id: str
+    contribution: str
+    policy: str
 
     @classmethod
     async def made(cls, admin: Administration, parties: Parties) -> "Estate":
@@ -118,6 +164,8 @@ class Estate:
             *await _invoiced(root, own),
             webhook, (await root.good("POST", f"/webhooks/{webhook}/test"))["event_id"],
             (await root.good("POST", f"{own}/raises", a_raise()))["raise_id"],
+            (await root.good("POST", "/contributions", a_contribution()))["contribution_id"],
+            seal(a_policy(await next_policy(root)), list(POLICY_KEYS.values()), PAYLOAD_TYPE),
         )  # fmt: skip
 
     def path(self, route: str) -> str:
@@ -127,10 +175,11 @@ class Estate:
             "issuer_id": self.billing_issuer if "billing-issuers" in route else self.issuer,
             "licence_id": self.licence, "upstream_id": self.upstream, "rate_card_id": self.rate_card,
             "agreement_id": self.agreement, "raise_id": self.raise_id, "endpoint_id": self.webhook, "period": "2026-02",
-            "number": self.invoice,
+            "number": self.invoice, "contribution_id": self.contribution,
             "key_id": self.trust_key if "trust" in route else self.admin_key if "admin" in route else self.key,
         }  # fmt: skip
-        return route.format(**values)
+        # How a tenant stands is asked with a model.
+        return route.format(**values) + ("?model=m1" if route.endswith("/priority") else "")
 
     def body(self, method: str, route: str) -> Any:
         """A body that fits, None where the route takes none. `KeyError` for a route that nobody has thought of."""
@@ -195,6 +244,10 @@ BODIES: dict[tuple[str, str], Callable[[Estate], Any]] = {
     ("PATCH", "/billing-issuers/{issuer_id}"): lambda _: {"address": _fresh("address")},
     ("POST", "/tenants/{tenant_id}/invoices/{period}/close"): lambda _: None,
     ("POST", "/invoices/{number}/credit"): lambda _: {"reason": "agreed on the phone"},
+    ("POST", "/contributions"): lambda _: a_contribution(),
+    ("POST", "/contributions/{contribution_id}/withdraw"): lambda _: None,
+    ("POST", "/models"): lambda estate: a_model(contributions=[estate.contribution]),
+    ("POST", "/priority/policies"): lambda estate: {"envelope": estate.policy},
     ("POST", "/admin-keys"): lambda _: {"role": "auditor"},
     ("POST", "/admin-keys/{key_id}/revoke"): lambda _: None,
     ("POST", "/plan"): Estate.desired,

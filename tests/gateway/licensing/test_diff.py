@@ -71,7 +71,7 @@ def test_words_say_of_each_field_whether_it_is_enforced() -> None:
         "processed in: JP, DE  [enforced]",
         "grace days: 14  [enforced]",
         "duty: mark outputs  [not enforced yet]",
-        "exclusive: acme-7b, – 2026-12-01T00:00:00+00:00, vehicles, c1  [not enforced yet]",
+        "exclusive: acme-7b, – 2026-12-01T00:00:00+00:00, vehicles, c1  [enforced]",
     ):
         assert any(line.strip() == said for line in english), said
 

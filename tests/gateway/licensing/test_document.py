@@ -133,8 +133,9 @@ def test_registers_hold_every_dimension_with_titles_in_both_languages() -> None:
 
 
 def test_every_finding_has_texts_and_a_cure_in_both_languages_and_is_raised_somewhere() -> None:
-    folder = Path(findings_module.__file__).parent
-    source = "\n".join(path.read_text(encoding="utf-8") for path in folder.glob("*.py"))
+    room = Path(findings_module.__file__).parents[1]
+    folders = (room / "licensing", room / "priority")
+    source = "\n".join(path.read_text(encoding="utf-8") for folder in folders for path in folder.glob("*.py"))
     for code, entry in FINDINGS.items():
         assert f'"{code}"' in source, f"{code} is never raised"
         assert all(re.search(r"[ぁ-んァ-ヶ]", text) for text in (entry.ja, entry.cure_ja))

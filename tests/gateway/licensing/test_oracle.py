@@ -22,7 +22,9 @@ def test_decisions_agree_with_cedar_in_100_000_seeded_cases() -> None:
     assert comparison.cases == CASES
     assert comparison.disagreements == 0, comparison.examples
     assert CASES * 0.1 < comparison.allowed < CASES * 0.9
-    assert min(comparison.refusals[refusal] for refusal in get_args(Refusal)) > CASES / 500  # each way was walked
+    # An exclusivity needs a register beside the documents (tests/gateway/priority).
+    walked = set(get_args(Refusal)) - {"exclusive_to_another"}
+    assert min(comparison.refusals[refusal] for refusal in walked) > CASES / 500  # each way was walked
 
 
 class BytesRandom(Random):
