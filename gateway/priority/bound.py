@@ -4,7 +4,6 @@ Pure. It serves tests and the simulator; a dispatcher may run it beside its queu
 """
 
 from dataclasses import dataclass
-from fractions import Fraction
 
 from gateway.priority.types import WHOLE, Taken
 
@@ -23,8 +22,8 @@ class BoundBroken(AssertionError):
 class FloorBound:
     """Watches one queue from its beginning, in every stretch in which both groups were backlogged.
 
-    `in_flight_max` is U, `single_max` the largest single charge. `worst` is the largest shortfall of either group that
-    there was, over max(φ, 1−φ)·2·U: 1 is the bound; the shortfall of `open` is φ·S − W_open.
+    `in_flight_max` is U, `single_max` the largest single charge, in units. `shortfall_max` is the most that either
+    group was short of its share in any stretch (φ·S − W_open for `open`), in 1/10 000 unit.
     """
 
     def __init__(self, floor: int) -> None:
@@ -35,7 +34,11 @@ class FloorBound:
         self.in_flight_max = 0
         self.single_max = 0
         self.shortfall_max = 0
-        self.worst = Fraction(0)
+
+    @property
+    def allowed(self) -> int:
+        """2·max(φ, 1−φ)·U, in 1/10 000 unit."""
+        return 2 * max(self._floor, WHOLE - self._floor) * self.in_flight_max
 
     def taken(self, taken: Taken, most: int) -> None:
         """An ask has its slot; `most` is the largest charge it will ever have (its truth, if that is known and larger
@@ -78,11 +81,6 @@ class FloorBound:
         self._most = max(self._most, self._short)
         shortfall = max(self._short - self._least, self._most - self._short)
         if shortfall > self.shortfall_max:
-            self._judge(shortfall)
-
-    def _judge(self, shortfall: int) -> None:
-        self.shortfall_max = shortfall
-        allowed = 2 * max(self._floor, WHOLE - self._floor) * self.in_flight_max
-        if shortfall > allowed:
-            raise BoundBroken(f"short by {shortfall / WHOLE:.1f} units, the bound allows {allowed / WHOLE:.1f}")
-        self.worst = max(self.worst, Fraction(shortfall, allowed))
+            self.shortfall_max = shortfall
+            if shortfall > self.allowed:
+                raise BoundBroken(f"short by {shortfall} / {WHOLE} units, the bound allows {self.allowed}")

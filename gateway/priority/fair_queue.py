@@ -5,9 +5,12 @@ weighted virtual token counter with the weights 1−φ and φ; inside a group on
 where neither of the two has an ask that a free slot may serve. Only the difference of two counters matters, so the
 groups have one number, `owed`: the part φ of both groups' service less what open was served. Open is next while
 `owed` > 0, priority while `owed` < 0, at 0 the older ask. A group is charged the estimate at dispatch, corrected when
-more is known. When a group is served while the other has nothing that the free slots may serve, the other is first
-lifted to its counter (`owed` moves to 0 if it spoke for the other). So what a group leaves is lent at once, taken
-back at the next dispatch, and never paid back.
+more is known.
+
+When a group is served while the other has nothing that the free slots may serve, the other is first lifted to its
+counter, less an eighth of what it has in flight (`CREDIT`). So what a group leaves is lent at once, taken back at the
+next dispatch, and hardly ever paid back; the eighth is what a group that comes now and then may ask for at once. It
+must not be more than what is in flight: the proof needs that.
 
 The bound. φ is the floor, W a group's service over a stretch of time, S = W_priority + W_open, and U the largest
 total in flight: what the asks in all slots of the pool are charged together, each at the most it is ever charged (the
@@ -17,27 +20,29 @@ serve:
     W_open ≥ φ·S − 2·max(φ, 1−φ)·U        (2·(1−φ)·U where φ ≤ ½; the same for priority with 1−φ in place of φ)
 
 W may be the charge as booked (estimates when dispatched, corrected when known), or the true charge of what was
-dispatched, or what has been delivered of it. If estimates are exact, U may be the largest *single* charge: then
-W_open ≥ φ·S − U.
+dispatched, or what has been delivered of it. If estimates are exact, W_open ≥ φ·S − u − U/8 for the largest single
+charge u.
 
 Proof. q = `owed` / 10 000. In such a stretch nobody is lifted, so φ·S − W_open is what q rises by, with W as booked.
-(1) Take a moment t, and let s be the last time before it at which priority was dispatched or lifted; there q ≤ 0
-before the charge: priority was chosen, or open was lifted, or priority was lifted to 0. Until t the only rises are φ
-times that ask's charge, φ times what is added to priority's asks in flight at s, and (1−φ) times what is given back
-to open's asks in flight at s: an ask of open that comes after s rises q by no more than it lowered it. So q(t) ≤
-φ·U_p + (1−φ)·U_o, where U_p + U_o ≤ U is in flight at s: q(t) ≤ max(φ, 1−φ)·U. If there is no s, q began at 0 and
-never rose above it.
+(1) Take a moment t, and let s be the last time before it at which priority was dispatched or lifted. There q ≤ 0
+before the charge (priority was chosen, or lifted to no more than 0), or q ≤ φ·F (open was lifted), F what priority
+has in flight then as it is charged. Until t the only rises are φ times the charge of the ask that is dispatched at s,
+φ times what is added to priority's asks in flight at s, and (1−φ) times what is given back to open's asks in flight
+at s: an ask of open that comes after s rises q by no more than it lowered it. What is charged for an ask in flight
+and what is added later are together at most its share of U. So q(t) ≤ φ·U_p + (1−φ)·U_o, where U_p + U_o ≤ U is in
+flight at s: q(t) ≤ max(φ, 1−φ)·U. If there is no s, q began at 0 and never rose above it.
 (2) In the same way q ≥ −max(φ, 1−φ)·U, from the last time at which open was dispatched or lifted.
 (3) So q rises by at most 2·max(φ, 1−φ)·U. If W counts the truth, or what is delivered, d takes the place of the
 charge c for what is in flight at t: an ask of priority in flight at s then adds φ·(d(t) − c(s)), one of open
 (1−φ)·(c(s) − d(t)), one of open after s −(1−φ)·d(t), and the sums are bounded as before. With exact estimates nothing
-is corrected, so −(1−φ)·u ≤ q ≤ φ·u for the largest single charge u: q rises by at most u.
+is corrected, so −(1−φ)·(u + U/8) ≤ q ≤ φ·(u + U/8), and q rises by at most u + U/8.
 
 What the bound does not say: with n slots full of like asks, U is n of them, and over-estimates are in U until they
 are corrected. An upstream that only one group may use is no contention: what it serves counts in `owed` up to one
-dispatch. `bound.FloorBound` checks all this step by step.
+dispatch and the credit. `bound.FloorBound` checks all this step by step.
 """
 
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from heapq import heapify, heappop, heappush
 
@@ -57,6 +62,8 @@ from gateway.priority.types import (
     Taken,
 )
 
+# The part of what a group has in flight that the other may be behind it after an absence: one in so many.
+CREDIT = 8
 NEW = QueueState(0, LineState(0, ()), LineState(0, ()), LineState(0, ()), (), ())
 
 
@@ -77,10 +84,12 @@ class FairQueue:
         self._ages: dict[Group, list[tuple[int, str]]] = {
             group: [arrival(ask) for ask in state.waiting if ask.group == group] for group in GROUPS
         }
+        self._in_flight: Counter[Group] = Counter()
         for ages in self._ages.values():
             heapify(ages)
         for one in state.running:
             self._lines[one.ask.group].resume(one.ask)
+            self._in_flight[one.ask.group] += one.charge
         for ask in state.waiting:
             self._lines[ask.group].put(ask, lift=False)
 
@@ -146,8 +155,8 @@ class FairQueue:
         if ask is None:
             return None
         contended = None not in first
-        if not contended and ask.group != "internal":
-            self.owed = min(self.owed, 0) if ask.group == "priority" else max(self.owed, 0)
+        if not contended:
+            self._lift_other(ask.group)
         self._book(ask.group, ask.charge)
         self._lines[ask.group].serve(ask)
         del self._waiting[ask.request_id]
@@ -190,7 +199,15 @@ class FairQueue:
             return open_ if self.owed > 0 else priority
         return min(priority, open_, key=arrival)
 
+    def _lift_other(self, group: Group) -> None:
+        """Before `group` is served alone: let the other be behind by no more than the credit."""
+        if group == "priority":
+            self.owed = min(self.owed, self.policy.floor * self._in_flight[group] // CREDIT)
+        elif group == "open":
+            self.owed = max(self.owed, -((WHOLE - self.policy.floor) * self._in_flight[group] // CREDIT))
+
     def _book(self, group: Group, units: int) -> None:
+        self._in_flight[group] += units
         if group == "priority":
             self.owed += self.policy.floor * units
         elif group == "open":
@@ -202,7 +219,9 @@ class FairQueue:
             return False
         self._book(one.ask.group, charge - one.charge)
         self._lines[one.ask.group].correct(one.ask, one.charge, charge, ends=ends)
-        if not ends:
+        if ends:
+            self._in_flight[one.ask.group] -= charge
+        else:
             self._running[request_id] = Running(one.ask, charge)
         return True
 
