@@ -39,7 +39,7 @@ def main() -> int:
 
 def _figures(campaign: Campaign, seed: int, verdicts: Sequence[Verdict]) -> dict[str, object]:
     """In the names of `fair.json`, where both have them."""
-    poisson = campaign.poisson["fair"]
+    poisson = next(one for one in campaign.saturated if one.pattern == "poisson")
     return {
         "floor": campaign.floor / WHOLE,
         "public_share_60s_min": poisson.share_60s_min,
@@ -50,11 +50,14 @@ def _figures(campaign: Campaign, seed: int, verdicts: Sequence[Verdict]) -> dict
         "seed": seed,
         "patterns": [asdict(row) for row in campaign.fair],
         "policies": {
-            name: {policy: asdict(row) for policy, row in runs.items()}
-            for name, runs in (("poisson", campaign.poisson), ("low_load", campaign.low_load))
+            name: {policy: asdict(row) for policy, row in runs.items()} for name, runs in _compared(campaign).items()
         },
         "verdicts": [{**asdict(one), "passed": one.passed} for one in verdicts],
     }
+
+
+def _compared(campaign: Campaign) -> Mapping[str, Mapping[str, Figures]]:
+    return {"poisson": campaign.poisson, "even": campaign.even, "low_load": campaign.low_load}
 
 
 def _patterns(rows: Sequence[Figures]) -> str:
@@ -74,13 +77,12 @@ def _patterns(rows: Sequence[Figures]) -> str:
 
 
 def _policies(campaign: Campaign) -> str:
-    runs: Mapping[str, Mapping[str, Figures]] = {"poisson": campaign.poisson, "low load": campaign.low_load}
     head = ("traffic", "policy", "open share", "priority p50/p95/p99 s", "open p50/p95/p99 s", "units/s")
     return table(head, [
         (
             traffic, name, _told(row.open_share), _waits(row, "priority"), _waits(row, "open"), f"{row.units_per_s:.0f}"
         )
-        for traffic, policies in runs.items()
+        for traffic, policies in _compared(campaign).items()
         for name, row in policies.items()
     ])  # fmt: skip
 

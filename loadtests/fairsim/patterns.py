@@ -43,4 +43,6 @@ SATURATED: Mapping[str, Sources] = {
 }
 # Investors ask for a seventh of the pool, the public for more than all of it: what do investors wait?
 LOW_LOAD: Sources = [*investors(0.15), *public(1.5)]
+# What is served in a second depends on which requests are: only among equal ones it tells policies apart.
+EVEN: Sources = [*investors(1.5, Sizes(even=True)), *public(1.2, Sizes(even=True))]
 LONE: Sources = [Source("public-0", "open", 1.5)]

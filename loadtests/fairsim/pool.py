@@ -1,12 +1,12 @@
 """The model of a pool: upstreams with slots; the fuller its batch, the slower an upstream writes each answer."""
 
 EVERYWHERE = ("heavy-a", "heavy-b")
-SLOTS_EACH = 16
+SLOTS_EACH = 32
 SLOTS = SLOTS_EACH * len(EVERYWHERE)
 PREFILL_PER_S = 4_000
-# One answer alone is written at 50 tokens a second, one of 16 at 33: decoding is bound by memory.
+# One answer alone is written at 50 tokens a second, one of 32 at 33: decoding is bound by memory.
 DECODE_PER_S = 50
-DECODE_HALVES_AT = 32
+DECODE_HALVES_AT = 64
 
 
 def prefill_us(prompt: int) -> int:

@@ -23,8 +23,8 @@ _Event = tuple[int, int, _Kind, str]
 
 
 def policy(floor: int) -> Policy:
-    """The bounds of the simulated queue: 400 asks a group, one minute."""
-    bounds = Bounds(waiting_max=400, wait_us_max=60 * SECOND_US)
+    """The bounds of the simulated queue: 1 000 asks a group, one minute."""
+    bounds = Bounds(waiting_max=1_000, wait_us_max=60 * SECOND_US)
     return Policy(floor, bounds, bounds, bounds)
 
 

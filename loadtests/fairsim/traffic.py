@@ -23,14 +23,17 @@ Level = Callable[[float], float]
 @dataclass(frozen=True, slots=True)
 class Sizes:
     """Mean tokens of prompt and answer, exponential up to 16 384 and 4 096; with a `tail` the answer is Pareto of that
-    shape."""
+    shape. `even`: always the means."""
 
     prompt: int = 400
     output: int = 200
     tail: float | None = None
+    even: bool = False
 
     def draw(self, random: Random) -> tuple[int, int]:
         """Tokens of one prompt and its answer."""
+        if self.even:
+            return self.prompt, self.output
         prompt = 1 + int(min(random.expovariate(1 / self.prompt), PROMPT_MAX - 1))
         if self.tail is None:
             output = random.expovariate(1 / self.output)
