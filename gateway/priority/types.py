@@ -62,7 +62,8 @@ class Policy(msgspec.Struct, frozen=True):
 
     def bounds(self, group: Group) -> Bounds:
         """The bounds of a group."""
-        return {"priority": self.priority, "open": self.open, "internal": self.internal}[group]
+        bounds: Bounds = getattr(self, group)
+        return bounds
 
 
 @dataclass(frozen=True, slots=True)
