@@ -1,1 +1,1 @@
-"""Priority that follows from intellectual property, and the floor for everyone (docs/priority.md)."""
+"""Who has priority and why, and the queue that keeps the floor for everybody else (docs/priority.md)."""
