@@ -9,7 +9,7 @@ from collections.abc import Hashable
 from datetime import date, datetime
 from typing import Annotated, Any, Literal, TypeVar
 from urllib.parse import urlsplit
-from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
+from zoneinfo import ZoneInfo, available_timezones
 
 import msgspec
 from pydantic import AfterValidator, AwareDatetime, BeforeValidator, Field, StringConstraints
@@ -20,6 +20,7 @@ from billing.usage import GROUPS
 from gateway.control.jwks import checked_jwks
 from gateway.identity.access import SCOPES
 from gateway.licensing.registers import REGISTERS, Dimension
+from gateway.licensing.semantics import hojin_bangou_is_valid
 from gateway.upstreams.types import Profile
 
 COUNT_MAX = 2**53 - 1
@@ -30,6 +31,9 @@ YEAR_MIN, YEAR_MAX = 1970, 9998  # beyond, a time may have no form in UTC
 MODALITIES = ("image", "text")
 _DAY = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}")
 _HOST = re.compile(r"[A-Za-z0-9._-]{1,253}|[0-9A-Fa-f:.]{2,45}")
+_WIDE_SPACE = "\u3000"  # of Japanese text; Python calls it not printable
+# Names that the system's own zone files have, and PostgreSQL has not.
+_LOCAL_ZONES = ("localtime", "Factory", "posixrules", "right/", "posix/")
 _T = TypeVar("_T", bound=Hashable)
 
 
@@ -88,10 +92,8 @@ def _outcome(text: str) -> str:
 
 
 def _zone(name: str) -> str:
-    try:
-        ZoneInfo(name)
-    except (ZoneInfoNotFoundError, ValueError, OSError):
-        raise ValueError("an IANA time-zone name such as Asia/Tokyo") from None
+    if name not in available_timezones() or name.startswith(_LOCAL_ZONES):
+        raise ValueError("an IANA time-zone name such as Asia/Tokyo")
     return name
 
 
@@ -180,8 +182,14 @@ def _registration(text: str) -> str:
     return text
 
 
+def _corporate_number(text: str) -> str:
+    if text and not hojin_bangou_is_valid(text):
+        raise ValueError("13 digits, the first of which is the right check digit; '' for none")
+    return text
+
+
 def _printable(text: str) -> str:
-    if not text.isprintable():
+    if not text.replace(_WIDE_SPACE, " ").isprintable() or (_WIDE_SPACE in text and not text.strip()):
         raise ValueError("printable characters only")
     return text
 
@@ -204,7 +212,7 @@ Terms = Annotated[dict[str, Any], AfterValidator(_plain), AfterValidator(_bounde
 Yen = Annotated[int, Field(strict=True, ge=0, le=10**15)]
 RegistrationNumber = Annotated[str, StringConstraints(max_length=20), AfterValidator(_registration)]
 Name = Annotated[Text, StringConstraints(min_length=1)]
-HojinBangou = Annotated[str, StringConstraints(pattern=r"^([0-9]{13})?$")]
+HojinBangou = Annotated[str, StringConstraints(max_length=13), AfterValidator(_corporate_number)]
 Zone = Annotated[str, StringConstraints(max_length=64), AfterValidator(_zone)]
 Time = Annotated[AwareDatetime, BeforeValidator(_text_only), AfterValidator(_bounded)]
 Day = Annotated[date, BeforeValidator(_day)]
