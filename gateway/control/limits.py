@@ -41,7 +41,8 @@ async def list_raises(work: TenantReader, tenant_id: str, paging: Annotated[Pagi
 async def raise_limit(work: TenantUpdater, tenant_id: str, body: NewRaise) -> Row:
     """A higher limit until `ends_at`, when it ends by itself."""
     starts_at = body.starts_at or work.now
-    if not max(starts_at, work.now) < body.ends_at <= starts_at + timedelta(days=RAISE_DAYS_MAX):
+    longest = timedelta(days=RAISE_DAYS_MAX)
+    if not max(starts_at, work.now) < body.ends_at or body.ends_at - starts_at > longest:
         detail = f"later than starts_at and than now, by {RAISE_DAYS_MAX} days at most"
         raise Fault("invalid_value", param="ends_at", detail=detail)
     await _require_level(work, tenant_id, body.level)

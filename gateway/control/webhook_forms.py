@@ -2,7 +2,7 @@
 
 from typing import Annotated
 
-from pydantic import AfterValidator, Field, StringConstraints
+from pydantic import AfterValidator, Field, StrictBool, StringConstraints
 
 from gateway.control import fields as f
 from gateway.control.forms import STAYS, Form
@@ -39,7 +39,7 @@ class WebhookChange(Form):
     url: f.HttpsUrl = STAYS
     events: Events | None = STAYS
     label: f.Label = STAYS
-    disabled: bool = STAYS
+    disabled: StrictBool = STAYS
 
 
 class SecretRotation(Form):

@@ -70,11 +70,22 @@ def check_url(url: str, networks: Networks) -> None:
     except ValueError:
         raise Unreachable(f"{url!r} is no URL") from None
     literal = parse_address(host)
+    if literal is None and _is_short_address(host):
+        raise Unreachable(f"{url}: an address has four decimal parts")
     local = host == "localhost" or (literal is not None and literal.is_loopback)
     if parts.scheme != "https" and not (parts.scheme == "http" and local):
         raise Unreachable(f"{url}: only https is asked")
     if literal is not None and not permitted(literal, networks):
         raise Unreachable(f"{url}: the address is not permitted")
+
+
+def _is_short_address(host: str) -> bool:
+    """Whether the C library would read `host` as an IPv4 address: 127.1, 2130706433, 0x7f.1 (inet_aton(3))."""
+    try:
+        socket.inet_aton(host)
+    except (OSError, ValueError):
+        return False
+    return True
 
 
 class Fetcher:

@@ -35,6 +35,13 @@ JSON = {"content-type": "application/json"}
         ({"sites": "a"}, "invalid_type", "sites"),
         ({"sites": ["a b"]}, "invalid_value", "sites[0]"),
         ({"hojin_bangou": "123"}, "invalid_value", "hojin_bangou"),
+        ({"hojin_bangou": "1234567890123"}, "invalid_value", "hojin_bangou"),
+        ({"legal_name": "\u3000"}, "invalid_value", "legal_name"),
+        ({"zone": "localtime"}, "invalid_value", "zone"),
+        ({"zone": "Factory"}, "invalid_value", "zone"),
+        ({"zone": "posixrules"}, "invalid_value", "zone"),
+        ({"zone": "right/Asia/Tokyo"}, "invalid_value", "zone"),
+        ({"zone": "posix/Asia/Tokyo"}, "invalid_value", "zone"),
     ],
 )
 async def test_field_that_does_not_fit_is_named(
@@ -272,3 +279,26 @@ async def test_pages_follow_each_other_without_a_gap(admin: Administration, tena
             break
         after = answer["next"]
     assert (len(seen), set(seen)) == (5, made)
+
+
+async def test_full_width_space_is_part_of_a_name(admin: Administration) -> None:
+    made = await admin.root.good("POST", "/tenants", {**tenant_body(), "legal_name": "関所\u3000株式会社"})
+    assert made["legal_name"] == "関所\u3000株式会社"
+
+
+async def test_raise_of_the_last_year_that_is_kept_is_refused_or_made_and_never_fails(
+    admin: Administration, tenant: str
+) -> None:
+    body = {"level": "tenant", "limit_name": "rpm", "value": 10**6, "reason": "x",
+            "starts_at": "9998-12-31T00:00:00Z"}  # fmt: skip
+    path = f"/tenants/{tenant}/raises"
+    await admin.root.good("POST", path, {**body, "ends_at": "9998-12-31T01:00:00Z"})
+    status, error = await admin.root.error("POST", path, {**body, "ends_at": "9998-12-30T00:00:00Z"})
+    assert (status, error["code"], error["param"]) == (400, "invalid_value", "ends_at")
+
+
+async def test_word_or_number_is_no_boolean_of_a_webhook(admin: Administration, tenant: str) -> None:
+    made = await admin.root.good("POST", f"/tenants/{tenant}/webhooks", {"url": "https://a.example/x"})
+    for value in ("yes", 1):
+        status, error = await admin.root.error("PATCH", f"/webhooks/{made['endpoint_id']}", {"disabled": value})
+        assert (status, error["code"], error["param"]) == (400, "invalid_type", "disabled")
