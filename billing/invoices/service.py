@@ -70,8 +70,8 @@ async def credit(
 ) -> Invoice:
     """Give back yen of an invoice's lines (line number → yen without tax; None: all that is left), with their tax.
 
-    The tax is rounded down once per rate of the note, so giving back in parts may leave a yen of tax per part. Raises
-    `InvoiceRefused`.
+    The note is its issuer's who issued the invoice, whoever invoices the tenant by now. The tax is rounded down once
+    per rate of the note, so giving back in parts may leave a yen of tax per part. Raises `InvoiceRefused`.
     """
     async with connection.transaction():
         invoice = await load(connection, None, number)
@@ -83,9 +83,7 @@ async def credit(
             raise InvoiceRefused("reason_missing", "reason", "a credit note says why")
         await _one_at_a_time(connection, invoice.tenant_id)
         given = _given_back(invoice, await store.notes_of(connection, number), lines)
-        issuer = (await parties_of(connection, invoice.tenant_id)).issuer
-        if issuer is None:
-            raise _no_issuer()
+        issuer = await store.issuer_of(connection, number)
         note = await _note(connection, invoice, issuer, given, reason, now_us)
         booked_at = await connection.fetchval(
             "SELECT (extract(epoch FROM greatest(closed_until, from_micros($2))) * 1000000)::bigint"
