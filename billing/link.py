@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+from collections.abc import Mapping
 from typing import Any
 
 import asyncpg
@@ -31,10 +32,18 @@ class Link:
     """A connection opened on first use and again after it broke. One statement at a time.
 
     `synchronous` False trades the flush to disk for latency: what is written survives the death of every process of
-    ours; a crash of PostgreSQL itself may lose the last moments (PostgreSQL manual, "Asynchronous Commit").
+    ours; a crash of PostgreSQL itself may lose the last moments (PostgreSQL manual, "Asynchronous Commit"). `settings`
+    are those of the session beside its own.
     """
 
-    def __init__(self, dsn: str, *, synchronous: bool = True, command_s_max: float = COMMAND_S_MAX) -> None:
+    def __init__(
+        self,
+        dsn: str,
+        *,
+        synchronous: bool = True,
+        command_s_max: float = COMMAND_S_MAX,
+        settings: Mapping[str, str] | None = None,
+    ) -> None:
         self._dsn = dsn
         self._command_s_max = command_s_max
         self._settings = {
@@ -49,6 +58,7 @@ class Link:
             "enable_seqscan": "off",
             "enable_bitmapscan": "off",
             "enable_mergejoin": "off",
+            **(settings or {}),
         }
         self._connection: Any = None
         self._lock = asyncio.Lock()

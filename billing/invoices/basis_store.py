@@ -28,10 +28,12 @@ WHERE j.tenant_id = $1 AND j.booked_at >= from_micros($2) AND j.booked_at < from
 GROUP BY 1, 2, 3
 """
 
+# A request's entries are booked when it is. That is said of both sides, so that of a ledger of years the month is read.
 _PROVISIONAL = """
 SELECT j.rate_card_id, l.kind, sum(l.debit)::bigint AS micro_yen
 FROM journal j JOIN ledger_entry l ON l.request_id = j.request_id
 WHERE j.tenant_id = $1 AND j.booked_at >= from_micros($2) AND j.booked_at < from_micros($3)
+  AND l.tenant_id = $1 AND l.booked_at >= from_micros($2) AND l.booked_at < from_micros($3)
   AND l.source = 'request' AND l.account = 'receivable:' || $1
 GROUP BY 1, 2
 """
@@ -47,12 +49,13 @@ ORDER BY category, effective_from DESC
 """
 
 
-async def read_basis(connection: Any, tenant_id: str, period: Period) -> Basis:
-    """What the month costs by, as it is now; of a closed month as it was when it was closed."""
+async def read_basis(connection: Any, tenant_id: str, period: Period, timeout_s: float | None = None) -> Basis:
+    """What the month costs by, as it is now; of a closed month as it was when it was closed. `timeout_s` is how long
+    reading the journal may take, the connection's own limit by default."""
     carried = await connection.fetch(_CARRIED, tenant_id, period.end)
     return Basis(
         period,
-        await quantities(connection, tenant_id, period),
+        await quantities(connection, tenant_id, period, timeout_s),
         await agreements_of(connection, tenant_id),
         {row["line_key"]: row["micro_yen"] for row in carried},
         await credits_of(connection, tenant_id, period.end),
@@ -60,9 +63,11 @@ async def read_basis(connection: Any, tenant_id: str, period: Period) -> Basis:
     )
 
 
-async def quantities(connection: Any, tenant_id: str, period: Period) -> list[Quantity]:
+async def quantities(
+    connection: Any, tenant_id: str, period: Period, timeout_s: float | None = None
+) -> list[Quantity]:  # fmt: skip
     """Tokens by card, variant and kind, from the journal. Raises `InvoiceRefused` for a row whose card is gone."""
-    rows = await connection.fetch(_QUANTITIES, tenant_id, period.start, period.end)
+    rows = await connection.fetch(_QUANTITIES, tenant_id, period.start, period.end, timeout=timeout_s)
     cards = {card.rate_card_id: card for card in await cards_of(connection, ids={row["rate_card_id"] for row in rows})}
     lists: dict[tuple[str, str], RateCard] = {}
     totals: dict[tuple[str, str, str], int] = defaultdict(int)
@@ -80,9 +85,11 @@ async def quantities(connection: Any, tenant_id: str, period: Period) -> list[Qu
     ]
 
 
-async def provisional(connection: Any, tenant_id: str, period: Period) -> dict[tuple[str, str], int]:
+async def provisional(
+    connection: Any, tenant_id: str, period: Period, timeout_s: float | None = None
+) -> dict[tuple[str, str], int]:  # fmt: skip
     """Micro-yen that settlement has booked, by (rate card, booked kind)."""
-    rows = await connection.fetch(_PROVISIONAL, tenant_id, period.start, period.end)
+    rows = await connection.fetch(_PROVISIONAL, tenant_id, period.start, period.end, timeout=timeout_s)
     return {(row["rate_card_id"], row["kind"]): row["micro_yen"] for row in rows}
 
 

@@ -1,10 +1,11 @@
 """The life of an invoice: draft → closed → credit notes. Functions take an asyncpg connection.
 
-Closing is two transactions. The first moves the tenant's watermark to the month's end, under a lock that settlement
-waits for, and is over in a moment: from then on nothing can land before it, and late facts land in the next month. The
-second reads the month at leisure and freezes it: document, number, ledger entries, carried fractions and tax record,
-all or nothing. A process that dies in between leaves a sealed month without an invoice; closing it again goes on there.
-Call `close` outside of a transaction: within one, settlement waits until that ends.
+Closing is two transactions, after one that only reads: what cannot be read, or does not agree, seals nothing. The first
+moves the tenant's watermark to the month's end, under a lock that settlement waits for, and is over in a moment: from
+then on nothing can land before it, and late facts land in the next month. The second reads the month at leisure and
+freezes it: document, number, ledger entries, carried fractions and tax record, all or nothing. A process that dies in
+between leaves a sealed month without an invoice; closing it again goes on there. Call `close` outside of a transaction:
+within one, settlement waits until that ends.
 """
 
 from collections.abc import Callable, Mapping
@@ -15,7 +16,7 @@ from typing import Any
 import uuid_utils
 
 from billing.invoices import store
-from billing.invoices.assemble import Header, assemble, tax_totals
+from billing.invoices.assemble import Basis, Header, assemble, tax_totals
 from billing.invoices.basis_store import provisional, read_basis
 from billing.invoices.document import decode, tax_record
 from billing.invoices.entries import closing_entries, credit_entries
@@ -27,6 +28,9 @@ from billing.invoices.types import DocumentKind, Invoice, Line, Party
 from billing.prices import MICRO
 
 Record = Callable[[Invoice], str]
+
+# How long one statement of a closing may read; the connection's own limit is for answers that somebody waits for.
+READING_S_MAX = 600.0
 
 # The first month in which anything was charged, or agreed.
 _FIRST = """
@@ -57,6 +61,10 @@ async def close(
 ) -> Invoice:  # fmt: skip
     """Seal the month and freeze its invoice. `record` makes the entry of the tax log. Raises `InvoiceRefused`."""
     parties, issuer, month = await _closable(connection, tenant_id, period, now_us)
+    async with connection.transaction(isolation="repeatable_read", readonly=True):
+        basis, booked = await _read(connection, tenant_id, month)
+        invoice, uses = assemble(_header(tenant_id, parties, month, day_at(now_us, month.zone)), basis)
+        closing_entries(invoice, booked, uses)
     async with connection.transaction():
         await _seal(connection, tenant_id, month)
     async with connection.transaction():
@@ -70,8 +78,8 @@ async def credit(
 ) -> Invoice:
     """Give back yen of an invoice's lines (line number → yen without tax; None: all that is left), with their tax.
 
-    The tax is rounded down once per rate of the note, so giving back in parts may leave a yen of tax per part. Raises
-    `InvoiceRefused`.
+    The note is its issuer's who issued the invoice, whoever invoices the tenant by now. The tax is rounded down once
+    per rate of the note, so giving back in parts may leave a yen of tax per part. Raises `InvoiceRefused`.
     """
     async with connection.transaction():
         invoice = await load(connection, None, number)
@@ -83,9 +91,7 @@ async def credit(
             raise InvoiceRefused("reason_missing", "reason", "a credit note says why")
         await _one_at_a_time(connection, invoice.tenant_id)
         given = _given_back(invoice, await store.notes_of(connection, number), lines)
-        issuer = (await parties_of(connection, invoice.tenant_id)).issuer
-        if issuer is None:
-            raise _no_issuer()
+        issuer = await store.issuer_of(connection, number)
         note = await _note(connection, invoice, issuer, given, reason, now_us)
         booked_at = await connection.fetchval(
             "SELECT (extract(epoch FROM greatest(closed_until, from_micros($2))) * 1000000)::bigint"
@@ -164,13 +170,21 @@ async def _seal(connection: Any, tenant_id: str, month: Period) -> None:
     )  # fmt: skip
 
 
+async def _read(
+    connection: Any, tenant_id: str, month: Period
+) -> tuple[Basis, dict[tuple[str, str], int]]:  # fmt: skip
+    """What the month costs by, and what settlement has booked for it. Lifts the transaction's limit of time."""
+    await connection.execute(f"SET LOCAL statement_timeout = {READING_S_MAX * 1000:.0f}")
+    basis = await read_basis(connection, tenant_id, month, READING_S_MAX)
+    return basis, await provisional(connection, tenant_id, month, READING_S_MAX)
+
+
 async def _freeze(
     connection: Any, tenant_id: str, of: tuple[Parties, Issuer, Period], now_us: int, record: Record
 ) -> Invoice:
     parties, issuer, month = of
     draft = _header(tenant_id, parties, month, day_at(now_us, month.zone))
-    basis = await read_basis(connection, tenant_id, month)
-    booked = await provisional(connection, tenant_id, month)
+    basis, booked = await _read(connection, tenant_id, month)
     # The number comes last: until the end of the transaction the issuer's other closings wait for it.
     number = await next_number(connection, issuer, DocumentKind.INVOICE, draft.issued_on)
     header = replace(draft, state="closed", number=number, invoice_id=str(uuid_utils.uuid7()))

@@ -5,9 +5,11 @@ from dataclasses import dataclass
 from datetime import date
 from typing import Any
 
+from billing.invoices import parties
 from billing.invoices.assemble import CreditUse
 from billing.invoices.document import decode, digest, encode
 from billing.invoices.entries import Entry
+from billing.invoices.parties import Issuer
 from billing.invoices.types import Invoice
 
 _INSERT = """
@@ -129,6 +131,15 @@ async def text_of(connection: Any, tenant_id: str | None, number: str) -> str | 
         "SELECT document FROM invoice WHERE number = $1 AND ($2::text IS NULL OR tenant_id = $2)", number, tenant_id
     )
     return text
+
+
+async def issuer_of(connection: Any, number: str) -> Issuer:
+    """Who issued a document, as entered now. Prefix and first month of the numbers are as they were then: they never
+    change."""
+    issuer_id = await connection.fetchval("SELECT issuer_id FROM invoice WHERE number = $1", number)
+    issuer = await parties.issuer_of(connection, issuer_id)
+    assert issuer is not None  # a foreign key
+    return issuer
 
 
 async def of_period(connection: Any, tenant_id: str, period: str) -> Invoice | None:

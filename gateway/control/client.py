@@ -63,9 +63,9 @@ class AdminClient:
         """The answer to `GET`; parameters that are None are left out. Raises `Refused` or `Unreachable`."""
         return self._ask("GET", _asking(path, query), None)
 
-    def post(self, path: str, body: Mapping[str, Any] | None = None) -> Any:
-        """The answer to `POST`. Raises `Refused` or `Unreachable`."""
-        return self._ask("POST", path, body)
+    def post(self, path: str, body: Mapping[str, Any] | None = None, within_s: float = ANSWER_S_MAX) -> Any:
+        """The answer to `POST`, waited for `within_s`. Raises `Refused` or `Unreachable`."""
+        return self._ask("POST", path, body, within_s)
 
     def patch(self, path: str, body: Mapping[str, Any]) -> Any:
         """The answer to `PATCH`. Raises `Refused` or `Unreachable`."""
@@ -92,11 +92,13 @@ class AdminClient:
             if after is None:
                 return
 
-    def _ask(self, method: str, path: str, body: Mapping[str, Any] | None) -> Any:
-        status, answer, _ = self._send(method, path, body)
+    def _ask(self, method: str, path: str, body: Mapping[str, Any] | None, within_s: float = ANSWER_S_MAX) -> Any:
+        status, answer, _ = self._send(method, path, body, within_s)
         return _read(status, answer, self._parts.geturl())
 
-    def _send(self, method: str, path: str, body: Mapping[str, Any] | None) -> tuple[int, bytes, str]:
+    def _send(
+        self, method: str, path: str, body: Mapping[str, Any] | None, within_s: float = ANSWER_S_MAX
+    ) -> tuple[int, bytes, str]:
         headers = dict(self._headers)
         payload = None
         if body is not None:
@@ -104,7 +106,7 @@ class AdminClient:
             headers["content-type"] = "application/json"
             if len(payload) > REQUEST_BYTES_MAX:
                 raise Unreachable(f"what is to be sent is too large: more than {REQUEST_BYTES_MAX} bytes")
-        connection = self._connection()
+        connection = self._connection(within_s)
         try:
             connection.request(method, self._parts.path.rstrip("/") + path, payload, headers)
             response = connection.getresponse()
@@ -114,10 +116,10 @@ class AdminClient:
         finally:
             connection.close()
 
-    def _connection(self) -> http.client.HTTPConnection:
+    def _connection(self, within_s: float) -> http.client.HTTPConnection:
         kind = http.client.HTTPSConnection if self._parts.scheme == "https" else http.client.HTTPConnection
         assert self._parts.hostname is not None
-        return kind(self._parts.hostname, self._parts.port, timeout=ANSWER_S_MAX)
+        return kind(self._parts.hostname, self._parts.port, timeout=within_s)
 
 
 def _name_in(disposition: str) -> str:

@@ -12,6 +12,8 @@ from gateway.control.billing_forms import Format
 from gateway.control.client import AdminClient, part
 from gateway.control.terminal import language, put, say, say_rows, warn
 
+# Longer than everything that a closing reads may take.
+CLOSING_S_MAX = 3_600.0
 _SEARCH = ("tenant", "period", "issued_from", "issued_to", "min_yen", "max_yen", "counterparty")
 _HEAD = ("number", "kind", "issued_on", "tenant_id", "counterparty", "period", "total_yen", "payable_yen", "corrects")
 _LINE = ("line", "model", "what", "quantity", "unit_price", "yen", "tax")
@@ -102,7 +104,7 @@ def _save(body: bytes, out: Path | None) -> None:
 
 def _close(client: AdminClient, options: argparse.Namespace) -> int:
     path = f"/tenants/{part(options.tenant)}/invoices/{part(options.period)}/close"
-    say(client.post(path)["number"])
+    say(client.post(path, within_s=CLOSING_S_MAX)["number"])
     return 0
 
 

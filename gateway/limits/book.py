@@ -12,10 +12,12 @@ from typing import Any
 
 from billing.group_commit import GroupCommit
 from billing.link import Link
+from gateway.limits.fills import Fills
 from gateway.limits.reservation import Reservation
 from gateway.limits.types import HeldEntry, Mode, Release, Unknown
 
 _RESERVE = "SELECT limits_reserve_all($1, $2::jsonb)::text AS answers"
+_OPEN = "SELECT limits_open($1, $2, $3) AS in_force"
 _CHANGE = "SELECT limits_change_all($1, $2::jsonb)"
 _LOOK = "SELECT limits_look($1, $2, $3, $4) AS figures"
 _ENTRIES = """
@@ -43,7 +45,9 @@ class BookLimits:
     """The limits of all tenants in the book. Methods raise `StoreUnavailable` or `PostgresError`, and `Unknown` when
     another generation is in force."""
 
-    def __init__(self, dsn: str) -> None:
+    def __init__(self, dsn: str, fills: Fills) -> None:
+        self._fills = fills
+        self._known: set[tuple[int, str, str]] = set()
         self._reserve_link = Link(dsn, synchronous=False)
         self._change_link = Link(dsn, synchronous=False)
         self._asks: GroupCommit[_Ask] = GroupCommit(self._store_asks)
@@ -51,6 +55,7 @@ class BookLimits:
 
     async def reserve(self, mode: Mode, asked: Reservation) -> Sequence[Any]:
         """The answer of `limits_reserve`."""
+        await self._open(mode, asked.tenant_id, asked.period)
         ask = _Ask(mode.generation, asked)
         await self._asks.put(ask)
         if ask.answer[0] == "moved":
@@ -63,11 +68,23 @@ class BookLimits:
 
     async def look(self, mode: Mode, tenant_id: str, period: str, names: Sequence[str]) -> Sequence[int]:
         """The answer of `limits_look` for levels by name."""
+        await self._open(mode, tenant_id, period)
         rows = await self._change_link.fetch(_LOOK, mode.generation, tenant_id, period, list(names))
         figures: Sequence[int] | None = rows[0]["figures"]
         if figures is None:
             raise Unknown
         return figures
+
+    async def _open(self, mode: Mode, tenant_id: str, period: str) -> None:
+        """Have the book know the month, so that no batch waits until it is read."""
+        key = (mode.generation, tenant_id, period)
+        if key not in self._known:
+            await self._fills.once(key, lambda: self._open_once(*key))
+
+    async def _open_once(self, generation: int, tenant_id: str, period: str) -> None:
+        if not (await self._fills.fetch(_OPEN, generation, tenant_id, period))[0]["in_force"]:
+            raise Unknown
+        self._known = {known for known in self._known if known[0] == generation} | {(generation, tenant_id, period)}
 
     async def entries(self, mode: Mode) -> AsyncIterator[HeldEntry]:
         """Every hold there is, for the sweep."""

@@ -13,9 +13,10 @@ from typing import Any
 from asyncpg import PostgresError
 from redis.exceptions import RedisError
 
-from billing.link import Link
+from billing.link import StoreUnavailable
 from gateway.faults import Fault
 from gateway.limits.book import BookLimits
+from gateway.limits.fills import Fills
 from gateway.limits.levels import LimitLevel
 from gateway.limits.modes import Modes
 from gateway.limits.period import period_of
@@ -41,9 +42,9 @@ class Holds:
     holds only, as the worker does."""
 
     def __init__(self, valkey_url: str, dsn: str, *, admits: bool = True) -> None:
-        self._link = Link(dsn)
-        self._valkey = ValkeyLimits(valkey_url, self._link)
-        self._book = BookLimits(dsn)
+        self._fills = Fills(dsn)
+        self._valkey = ValkeyLimits(valkey_url, self._fills)
+        self._book = BookLimits(dsn, self._fills)
         self._shrinking: set[asyncio.Task[None]] = set()
         self._giving_back: set[asyncio.Task[None]] = set()
         self._tidied = 0
@@ -113,7 +114,7 @@ class Holds:
                 await self.modes.beyond(mode.generation)
                 continue
             except (RedisError, OSError, PostgresError) as error:
-                if mode.kind == "valkey":
+                if mode.kind == "valkey" and not isinstance(error, StoreUnavailable):
                     self.modes.failed()
                 raise Fault("store_unavailable", retry_after_s=1, internal=f"limits: {error!r}") from error
             return asked.hold(answer, mode.generation)
@@ -199,4 +200,4 @@ class Holds:
         await self.modes.close()
         await self._valkey.close()
         await self._book.close()
-        await self._link.close()
+        await self._fills.close()

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from gateway.clock import now_us
+from gateway.limits.fills import BY_ROWS, FILL_S_MAX
 from gateway.webhooks.events import new_event
 from gateway.webhooks.store import publish
 
@@ -36,20 +37,24 @@ WHERE w.yen IS NOT NULL
 ORDER BY w.tenant_id, n.dedupe
 """
 
-# As `gateway.limits.month` sums: the range of ids (UUIDv7 begins with the time) leads to the month's partitions.
+# As `gateway.limits.month` sums.
 _USED = """
 SELECT coalesce(sum(micro_yen), 0)::bigint AS micro_yen FROM journal
-WHERE tenant_id = $1 AND period = $2 AND rule_id = $3 AND settled_at IS NOT NULL
-  AND request_id >= uuid7_floor(to_date($2, 'YYYYMM') - interval '2 days')
-  AND request_id < uuid7_floor(to_date($2, 'YYYYMM') + interval '1 month 2 days')
+WHERE tenant_id = $1 AND period = $2 AND rule_id = $3 AND booked_at >= to_date($2, 'YYYYMM') - interval '2 days'
 """
+
+_BY_ROWS = "; ".join(f"SET LOCAL {name} = {value}" for name, value in BY_ROWS.items())
 
 
 async def handle(connection: Any, rows: Sequence[Any]) -> None:
     """Consume `usage` rows of the outbox (each with its `request_id`): publish the thresholds that are reached now."""
     request_ids = [row["request_id"] for row in rows if row["request_id"] is not None]
-    for watched in await connection.fetch(_WATCHED, request_ids):
-        used = await connection.fetch(_USED, watched["tenant_id"], watched["period"], watched["rule_id"])
+    touched = await connection.fetch(_WATCHED, request_ids)
+    if touched:
+        await connection.execute(_BY_ROWS)
+    for watched in touched:
+        month = (watched["tenant_id"], watched["period"], watched["rule_id"])
+        used = await connection.fetch(_USED, *month, timeout=FILL_S_MAX)
         micro_yen = used[0]["micro_yen"]
         if micro_yen < watched["yen"] * MICRO:
             continue

@@ -5,7 +5,6 @@ the run of Valkey in which the generation began: what another run holds, one tha
 from a replica, is never believed.
 """
 
-import asyncio
 import logging
 from collections.abc import AsyncIterator, Sequence
 from typing import Any
@@ -16,7 +15,7 @@ from redis.backoff import NoBackoff
 from redis.exceptions import ConnectionError as NotConnected
 from redis.exceptions import RedisError
 
-from billing.link import Link
+from gateway.limits.fills import Fills
 from gateway.limits.month import seed_arguments
 from gateway.limits.reservation import Reservation
 from gateway.limits.scripts import VALKEY_S_MAX, Script, Scripts
@@ -37,15 +36,14 @@ class ValkeyLimits:
     """The limits of all tenants in Valkey. Methods raise `RedisError` or `OSError` when it is away, and `Unknown` when
     it has lost the generation."""
 
-    def __init__(self, url: str, link: Link) -> None:
+    def __init__(self, url: str, fills: Fills) -> None:
         self._scripts = Scripts(url, on_connect=self._check_run)
         self._observer: Any = Redis.from_url(
             url, socket_timeout=VALKEY_S_MAX, socket_connect_timeout=VALKEY_S_MAX, decode_responses=True,
             retry=Retry(NoBackoff(), 0), max_connections=4,
         )  # fmt: skip
-        self._link = link
+        self._fills = fills
         self._run = ""
-        self._filling: dict[tuple[str, str, str], asyncio.Task[None]] = {}
 
     async def expect(self, run: str) -> None:
         """From now on only connections to `run` are used."""
@@ -120,16 +118,12 @@ class ValkeyLimits:
     async def _fill(self, mode: Mode, tenant_id: str, period: str) -> None:
         """Fill the sums from the journal; all who ask at the same time wait for one reading."""
         key = (mode.name, tenant_id, period)
-        filling = self._filling.get(key)
-        if filling is None:
-            filling = self._filling[key] = asyncio.create_task(self._fill_once(*key))
-            filling.add_done_callback(lambda _: self._filling.pop(key, None))
-        await asyncio.shield(filling)
+        await self._fills.once(key, lambda: self._fill_once(*key))
 
     async def _fill_once(self, name: str, tenant_id: str, period: str) -> None:
         keys = keys_of(name, tenant_id, period)
         held_ids = await self._scripts.client.hkeys(keys[1])  # before the journal is read: seed.lua says why
-        await self._scripts.run(_SEED, keys, await seed_arguments(self._link, tenant_id, period, held_ids))
+        await self._scripts.run(_SEED, keys, await seed_arguments(self._fills, tenant_id, period, held_ids))
 
     async def entries(self, mode: Mode) -> AsyncIterator[HeldEntry]:
         """Every hold there is, for the sweep."""

@@ -100,13 +100,14 @@ CREATE TABLE limit_hold (
 
 _FUNCTIONS = (
     # Locks what the book keeps of a tenant and, when it does not know the month, reads it from the journal: the sums of
-    # every level and the holds of what still runs, in one statement and therefore of one moment. False: the book of
-    # that generation is not in force.
+    # every level and the holds of what still runs, in one statement and therefore of one moment. Rows are found as in
+    # `gateway.limits.month`. False: the book of that generation is not in force.
     """
 CREATE FUNCTION limits_open(g bigint, t text, p text) RETURNS boolean LANGUAGE plpgsql AS $$
 DECLARE
   known bigint;
   this_minute bigint;
+  minute_begins timestamptz;
 BEGIN
   INSERT INTO limit_book (tenant_id, generation) VALUES (t, 0) ON CONFLICT DO NOTHING;
   SELECT generation INTO known FROM limit_book WHERE tenant_id = t FOR UPDATE;
@@ -125,32 +126,36 @@ BEGIN
   END IF;
   INSERT INTO limit_month (tenant_id, period) VALUES (t, p);
   this_minute := extract(epoch FROM clock_timestamp())::bigint / 60;
+  minute_begins := to_timestamp(this_minute * 60);
   WITH rows AS MATERIALIZED (
-    SELECT j.request_id::text AS request_id, j.settled_at IS NULL AS runs, j.opened_at, j.instance_id,
-      j.prompt_tokens + j.completion_tokens AS tokens, j.micro_yen, j.held_tokens, j.held_micro_yen,
-      array_remove(ARRAY['', 'licence:' || j.rule_id, 'project:' || nullif(j.project_id, ''), 'key:' || j.key_id],
-        NULL) AS levels
-    FROM journal j WHERE j.tenant_id = t AND j.period = p
-      AND j.request_id >= uuid7_floor(to_date(p, 'YYYYMM') - interval '2 days')
-      AND j.request_id < uuid7_floor(to_date(p, 'YYYYMM') + interval '1 month 2 days')
+    SELECT NULL AS request_id, '' AS instance_id, 0 AS held_at, j.rule_id, j.project_id, j.key_id,
+      sum(j.prompt_tokens + j.completion_tokens) AS used_tokens, sum(j.micro_yen) AS used_micro_yen, 0 AS held_tokens,
+      0 AS held_micro_yen, 0 AS running, count(*) FILTER (WHERE j.opened_at >= minute_begins) AS requests,
+      coalesce(sum(j.prompt_tokens + j.completion_tokens) FILTER (WHERE j.opened_at >= minute_begins), 0) AS tokens
+    FROM journal j
+    WHERE j.tenant_id = t AND j.period = p AND j.booked_at >= to_date(p, 'YYYYMM') - interval '2 days'
+    GROUP BY j.rule_id, j.project_id, j.key_id
+    UNION ALL
+    SELECT j.request_id::text, j.instance_id, floor(extract(epoch FROM j.opened_at))::bigint, j.rule_id, j.project_id,
+      j.key_id, 0, 0, j.held_tokens, j.held_micro_yen, 1, (j.opened_at >= minute_begins)::int,
+      CASE WHEN j.opened_at >= minute_begins THEN j.held_tokens ELSE 0 END
+    FROM journal j WHERE j.tenant_id = t AND j.period = p AND j.state IN ('open', 'dispatched', 'streaming')
+  ), of_levels AS MATERIALIZED (
+    SELECT r.*, array_remove(
+      ARRAY['', 'licence:' || r.rule_id, 'project:' || nullif(r.project_id, ''), 'key:' || r.key_id], NULL) AS levels
+    FROM rows r
   ), held AS (
     INSERT INTO limit_hold (tenant_id, request_id, period, tokens, micro_yen, instance_id, held_at, levels)
-    SELECT t, request_id, p, held_tokens, held_micro_yen, instance_id, floor(extract(epoch FROM opened_at))::bigint,
-      levels
-    FROM rows WHERE runs
+    SELECT t, request_id, p, held_tokens, held_micro_yen, instance_id, held_at, levels FROM of_levels WHERE running = 1
   ), used AS (
     INSERT INTO limit_use (tenant_id, period, level, used_tokens, held_tokens, used_micro_yen, held_micro_yen)
-    SELECT t, p, level, coalesce(sum(tokens) FILTER (WHERE NOT runs), 0),
-      coalesce(sum(held_tokens) FILTER (WHERE runs), 0), coalesce(sum(micro_yen) FILTER (WHERE NOT runs), 0),
-      coalesce(sum(held_micro_yen) FILTER (WHERE runs), 0)
-    FROM rows CROSS JOIN LATERAL unnest(levels) AS level GROUP BY level
+    SELECT t, p, level, sum(used_tokens), sum(held_tokens), sum(used_micro_yen), sum(held_micro_yen)
+    FROM of_levels CROSS JOIN LATERAL unnest(levels) AS level GROUP BY level
   )
   INSERT INTO limit_now AS n (tenant_id, level, running, minute, requests, tokens)
-  SELECT t, level, count(*) FILTER (WHERE runs), this_minute, count(*) FILTER (WHERE of_minute),
-    coalesce(sum(CASE WHEN runs THEN held_tokens ELSE tokens END) FILTER (WHERE of_minute), 0)
-  FROM rows CROSS JOIN LATERAL unnest(levels) AS level
-  CROSS JOIN LATERAL (SELECT floor(extract(epoch FROM opened_at))::bigint / 60 = this_minute) AS m(of_minute)
-  WHERE runs OR of_minute GROUP BY level
+  SELECT t, level, sum(running), this_minute, sum(requests), sum(tokens)
+  FROM of_levels CROSS JOIN LATERAL unnest(levels) AS level
+  GROUP BY level HAVING sum(running) > 0 OR sum(requests) > 0
   ON CONFLICT (tenant_id, level) DO UPDATE SET running = n.running + excluded.running, minute = this_minute,
     requests = excluded.requests + CASE WHEN n.minute = this_minute THEN n.requests ELSE 0 END,
     tokens = excluded.tokens + CASE WHEN n.minute = this_minute THEN n.tokens ELSE 0 END;

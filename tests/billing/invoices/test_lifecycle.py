@@ -10,8 +10,8 @@ import asyncpg
 import pytest
 
 from billing.agreements import Agreement, Commitment, Credit
-from billing.invoices.document import digest, encode
-from billing.invoices.parties import issuer_of, put_issuer
+from billing.invoices.document import decode, digest, encode
+from billing.invoices.parties import issuer_of, put_issuer, put_party
 from billing.invoices.refused import InvoiceRefused
 from billing.invoices.rerate import rerate
 from billing.invoices.service import close, credit, find, load, preview
@@ -238,6 +238,21 @@ async def test_credit_note_gives_back_a_part_and_never_more_than_is_left(books: 
     assert await refusal(credit(database, closed.number, "x", None, JANUARY)) == "nothing_left"
     assert note.tax_yen + rest.tax_yen <= closed.tax_yen
     assert await load(database, None, closed.number) == closed
+
+
+async def test_credit_note_is_its_issuers_who_issued_the_invoice(books: Books, owner: Any, database: Any) -> None:
+    await used(books, 5_000_000)
+    closed = await close(database, books.tenant_id, "2026-11", DECEMBER)
+    prefix = closed.number.partition("-")[0]
+    other = await Books(owner).open(year_begins=4)
+    await put_party(database, books.tenant_id, other.tenant_id, closed.recipient)
+    numbers = [(await credit(database, closed.number, "返金", {2: 100}, JANUARY)).number for _ in range(2)]
+    assert numbers == [f"{prefix}-CRN-2027-000001", f"{prefix}-CRN-2027-000002"]
+    rows = await database.fetch("SELECT issuer_id, document FROM invoice WHERE corrects = $1", closed.number)
+    assert {row["issuer_id"] for row in rows} == {books.tenant_id}
+    assert all(decode(row["document"]).issuer == closed.issuer for row in rows)
+    following = await close(database, books.tenant_id, "2026-12", JANUARY)
+    assert not following.number.startswith(prefix)
 
 
 async def test_two_credit_notes_at_once_never_give_back_more_than_there_is(

@@ -51,10 +51,11 @@ class Month:
         for grant in grants:
             row = an_open_row(
                 self.tenant_id, rule_id=f"{self.licence_id}/{grant}", licence_id=self.licence_id,
-                licence_version=version, period=period, request_id=_id_in(period),
+                licence_version=version, period=period, request_id=_id_in(period), opened_at=_middle_of(period),
             )  # fmt: skip
             await self.journal.opens.put(row)
-            assert await self.journal.settlements.put(a_settlement(row, THOUSAND_YEN))
+            settlement = a_settlement(row, THOUSAND_YEN, settled_at=_middle_of(period) + 2)
+            assert await self.journal.settlements.put(settlement)
             rows.append({"kind": "usage", "tenant_id": self.tenant_id, "request_id": row.request_id, "payload": "{}"})
         return rows
 
@@ -80,8 +81,12 @@ class Month:
 
 def _id_in(period: str) -> str:
     """A request id of the middle of a month (UUIDv7: it begins with the time)."""
-    at = datetime(int(period[:4]), int(period[4:]), 15, tzinfo=UTC)
-    return str(UUID(f"{int(at.timestamp() * 1000):012x}7{uuid4().hex[:3]}8{uuid4().hex[:15]}"))
+    return str(UUID(f"{_middle_of(period) // 1000:012x}7{uuid4().hex[:3]}8{uuid4().hex[:15]}"))
+
+
+def _middle_of(period: str) -> int:
+    """In microseconds since the epoch."""
+    return int(datetime(int(period[:4]), int(period[4:]), 15, tzinfo=UTC).timestamp()) * 1_000_000
 
 
 @pytest_asyncio.fixture
