@@ -4,6 +4,7 @@ An agreement by the month counts for every month that begins while it is in forc
 its first month after that.
 """
 
+import re
 from dataclasses import dataclass
 
 import msgspec
@@ -11,7 +12,16 @@ import msgspec
 from billing.prices import PRICE_MAX, BadTerms, TaxCategory
 
 HOUR_US = 3_600_000_000
+HOURS_MAX = 745
+"""Full hours of a month of 31 days in which clocks go back."""
+
 UNITS_MAX = 10**6
+MONTH_YEN_MAX = 10**12
+"""What one agreement may charge a month: with it sums of micro-yen stay within PostgreSQL's bigint."""
+
+MODELS_MAX = 256
+_MODEL = re.compile(r"[A-Za-z0-9._:/-]{1,64}")
+_MODEL_DETAIL = "1 to 64 letters, digits and . _ : / -"
 
 
 class Commitment(msgspec.Struct, frozen=True, tag_field="kind", tag="commitment", forbid_unknown_fields=True):
@@ -39,7 +49,8 @@ Terms = Commitment | Provisioned
 
 @dataclass(frozen=True, slots=True)
 class Agreement:
-    """Terms of one tenant for [`effective_from`, `effective_to`) in microseconds since the epoch."""
+    """Terms of one tenant for [`effective_from`, `effective_to`) in microseconds since the epoch; where both are equal
+    it was withdrawn before it began, and is never in force."""
 
     agreement_id: str
     tenant_id: str
@@ -89,15 +100,31 @@ def dump_agreement(terms: Terms) -> str:
 def check_agreement(agreement: Agreement) -> None:
     """Raises `BadTerms` for terms that mean nothing."""
     terms = agreement.terms
-    if agreement.effective_to is not None and agreement.effective_to <= agreement.effective_from:
-        raise BadTerms("effective_to", "later than effective_from")
+    if agreement.effective_to is not None and agreement.effective_to < agreement.effective_from:
+        raise BadTerms("effective_to", "effective_from (then it is never in force) or later")
     if isinstance(terms, Commitment):
-        if not 0 < terms.minimum_yen <= 10**12:
-            raise BadTerms("terms.minimum_yen", "1 to 10^12")
+        if not 0 < terms.minimum_yen <= MONTH_YEN_MAX:
+            raise BadTerms("terms.minimum_yen", f"1 to {MONTH_YEN_MAX}")
+        _check_models(terms.models)
         return
+    if _MODEL.fullmatch(terms.model) is None:
+        raise BadTerms("terms.model", _MODEL_DETAIL)
     if terms.per not in ("hour", "month"):
         raise BadTerms("terms.per", "hour or month")
     if not 0 < terms.units <= UNITS_MAX:
         raise BadTerms("terms.units", f"1 to {UNITS_MAX}")
     if not 0 <= terms.unit_price <= PRICE_MAX:
         raise BadTerms("terms.unit_price", f"0 to {PRICE_MAX}")
+    times = HOURS_MAX if terms.per == "hour" else 1
+    if terms.units * terms.unit_price * times > MONTH_YEN_MAX:
+        raise BadTerms("terms.unit_price", f"at most {MONTH_YEN_MAX} yen a month for all units")
+
+
+def _check_models(models: tuple[str, ...]) -> None:
+    if len(models) > MODELS_MAX:
+        raise BadTerms("terms.models", f"at most {MODELS_MAX}")
+    if len(set(models)) != len(models):
+        raise BadTerms("terms.models", "a model is listed twice")
+    for number, model in enumerate(models):
+        if _MODEL.fullmatch(model) is None:
+            raise BadTerms(f"terms.models[{number}]", _MODEL_DETAIL)

@@ -87,8 +87,8 @@ def check(card: RateCard) -> None:
     check_card(card)
     if card.terms.off_peak is not None:
         check_off_peak(card.terms.off_peak)
-    if card.effective_to is not None and card.effective_to <= card.effective_from:
-        raise BadTerms("effective_to", "later than effective_from")
+    if card.effective_to is not None and card.effective_to < card.effective_from:
+        raise BadTerms("effective_to", "effective_from (then it is never in force) or later")
     if card.variant:
         raise BadTerms("variant", "a card is kept with its ordinary prices")
 

@@ -6,6 +6,7 @@ period_not_over        the month still runs in the tenant's zone
 period_closed          its invoice exists; corrections are credit notes
 period_out_of_order    another month has to be closed first
 issuer_missing         nobody is entered who issues the tenant's invoices
+recipient_missing      the tenant's invoices have nobody's name on them
 registration_invalid   the issuer's registration number (登録番号) is not one
 series_fixed           an issuer's numbers go on as they began: enter another issuer
 tax_rate_missing       no tax rate is in force on the day of supply

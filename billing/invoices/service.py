@@ -32,12 +32,15 @@ Record = Callable[[Invoice], str]
 # How long one statement of a closing may read; the connection's own limit is for answers that somebody waits for.
 READING_S_MAX = 600.0
 
-# The first month in which anything was charged, or agreed.
+# When anything was first charged, or agreed; and when the tenant was entered.
 _FIRST = """
 SELECT (extract(epoch FROM least(
   (SELECT min(booked_at) FROM journal WHERE tenant_id = $1 AND booked_at IS NOT NULL
      AND (prompt_tokens > 0 OR completion_tokens > 0)),
-  (SELECT min(effective_from) FROM billing_agreement WHERE tenant_id = $1))) * 1000000)::bigint
+  (SELECT min(effective_from) FROM billing_agreement
+     WHERE tenant_id = $1 AND effective_to IS DISTINCT FROM effective_from))) * 1000000)::bigint AS charged_at,
+  (extract(epoch FROM created_at) * 1000000)::bigint AS entered_at
+FROM tenant WHERE tenant_id = $1
 """
 
 
@@ -133,6 +136,8 @@ async def _closable(
     if parties.issuer is None:
         raise _no_issuer()
     check_registration(parties.issuer.party)
+    if not parties.recipient.name.strip():
+        raise InvoiceRefused("recipient_missing", "name", "the tenant's billing party has no name")
     return parties, parties.issuer, month
 
 
@@ -151,13 +156,20 @@ async def _check_open(connection: Any, tenant_id: str, period: str) -> None:
 
 async def _check_order(connection: Any, tenant_id: str, month: Period) -> None:
     last = await store.last_closed(connection, tenant_id)
-    if last is not None:
-        expected = following(last.period)
-    else:
-        first = await connection.fetchval(_FIRST, tenant_id)
-        expected = month.name if first is None or first >= month.start else month_at(first, month.zone)
+    expected = await _first_month(connection, tenant_id, month) if last is None else following(last.period)
     if month.name != expected:
         raise InvoiceRefused("period_out_of_order", "period", f"{expected} has to be closed before {month.name}")
+
+
+async def _first_month(connection: Any, tenant_id: str, month: Period) -> str:
+    """`month` where the first closing may be of it, else the month to be closed first. Nothing is charged before the
+    tenant was entered unless it is dated back: an earlier month is a slip of the pen, and could never be undone."""
+    row = await connection.fetchrow(_FIRST, tenant_id)
+    charged_at, entered_at = row["charged_at"], row["entered_at"]
+    earliest = entered_at if charged_at is None else min(charged_at, entered_at)
+    if month.end <= earliest:
+        return month_at(earliest, month.zone)
+    return month.name if charged_at is None or charged_at >= month.start else month_at(charged_at, month.zone)
 
 
 async def _seal(connection: Any, tenant_id: str, month: Period) -> None:

@@ -52,7 +52,7 @@ async def show_agreement(work: AgreementReader, agreement_id: str) -> Row:
 
 @routes.patch("/agreements/{agreement_id}", response_model=Agreement)
 async def update_agreement(work: AgreementWriter, agreement_id: str, body: Ending) -> Row:
-    """Set or lift the end of an agreement that has not ended."""
+    """Set or lift the end of an agreement that has not ended; `effective_from` withdraws one that has not begun."""
     row = await work.get(AGREEMENT, agreement_id)
     check_end(work, row, body.effective_to)
     return await work.amend(AGREEMENT, row, NewAgreement, body.model_dump())

@@ -12,7 +12,6 @@ from billing.prices import BadTerms, dump_terms, parse_terms
 from gateway.control import fields as f
 from gateway.control.forms import STAYS, Form
 
-REASON_CHARS_MAX = 1_000
 Format = Literal["json", "csv", "pdf", "pint", "focus"]
 
 
@@ -23,7 +22,14 @@ def _later(end: datetime | None, info: ValidationInfo) -> datetime | None:
     return end
 
 
-_End = Annotated[f.Time | None, AfterValidator(_later)]
+def _not_before(end: datetime | None, info: ValidationInfo) -> datetime | None:
+    start = info.data.get("effective_from")
+    if end is not None and start is not None and end < start:
+        raise ValueError("effective_from (then it is never in force) or later")
+    return end
+
+
+_End = Annotated[f.Time | None, AfterValidator(_not_before)]
 
 
 class NewRateCard(Form):
@@ -167,7 +173,7 @@ class GivenBack(Form):
 class CreditNote(Form):
     """Why money is given back, and of which lines; without `lines` all that is left."""
 
-    reason: Annotated[f.Name, Field(max_length=REASON_CHARS_MAX)]
+    reason: f.Reason
     lines: list[GivenBack] | None = Field(default=None, min_length=1, max_length=1_000)
 
     @field_validator("lines")

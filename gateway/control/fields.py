@@ -27,6 +27,7 @@ from gateway.upstreams.types import Profile
 COUNT_MAX = 2**53 - 1
 INT32_MAX = 2**31 - 1
 LIST_MAX = 256
+REASON_CHARS_MAX = 1_000
 SUPPLY_CHAIN_BYTES_MAX = 16 * 1024
 YEAR_MIN, YEAR_MAX = 1970, 9998  # beyond, a time may have no form in UTC
 MODALITIES = ("image", "text")
@@ -211,6 +212,12 @@ def _printable(text: str) -> str:
     return text
 
 
+def _said(text: str) -> str:
+    if not text.strip():
+        raise ValueError("at least one character that is no space")
+    return text
+
+
 _List = Field(max_length=LIST_MAX)
 
 TenantId = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9_-]{0,39}$")]
@@ -228,7 +235,8 @@ Month = Annotated[str, StringConstraints(pattern=r"^20[0-9]{2}-(0[1-9]|1[0-2])$"
 Terms = Annotated[dict[str, Any], AfterValidator(_plain), AfterValidator(_bounded_json)]
 Yen = Annotated[int, Field(strict=True, ge=0, le=10**15)]
 RegistrationNumber = Annotated[str, StringConstraints(max_length=20), AfterValidator(_registration)]
-Name = Annotated[Text, StringConstraints(min_length=1)]
+Name = Annotated[Text, StringConstraints(min_length=1), AfterValidator(_said)]
+Reason = Annotated[str, StringConstraints(min_length=1, max_length=REASON_CHARS_MAX), AfterValidator(_printable)]
 HojinBangou = Annotated[str, StringConstraints(max_length=13), AfterValidator(_corporate_number_or_none)]
 OwnerNumber = Annotated[str, StringConstraints(max_length=20), AfterValidator(_corporate_number)]
 Zone = Annotated[str, StringConstraints(max_length=64), AfterValidator(_zone)]

@@ -52,20 +52,24 @@ async def show_rate_card(work: RateCardReader, rate_card_id: str) -> Row:
 
 @routes.patch("/rate-cards/{rate_card_id}", response_model=RateCard)
 async def update_rate_card(work: RateCardWriter, rate_card_id: str, body: Ending) -> Row:
-    """Set or lift the end of a card that has not ended."""
+    """Set or lift the end of a card that has not ended; `effective_from` withdraws one that has not begun."""
     row = await work.get(RATE_CARD, rate_card_id)
     check_end(work, row, body.effective_to)
     return await work.amend(RATE_CARD, row, NewRateCard, body.model_dump())
 
 
 async def check_new_card(work: Work, card: NewRateCard, others: Iterable[Row]) -> None:
-    """Raises `Fault` for prices that mean nothing, and for those that would begin while others were in force."""
+    """Raises `Fault` for prices that mean nothing, that begin together with others, or while others were in force."""
     if card.tenant_id is not None and not await _known(work, card.tenant_id):
         raise Fault("object_not_found", param="tenant_id", kind=TENANT.kind, name=card.tenant_id)
     try:
         check(_card(card))
     except BadTerms as bad:
         raise fault_of(bad) from None
+    others = list(others)
+    for row in others:
+        if _same_start(work, card, row):
+            raise Fault("already_exists", param="effective_from", kind=RATE_CARD.kind, name=row["rate_card_id"])
     if card.effective_from >= work.now - timedelta(seconds=NOW_S):
         return
     for row in others:
@@ -81,6 +85,8 @@ def check_end(work: Work, row: Row, end: datetime | None) -> None:
         return
     if ended is not None and ended <= work.now:
         raise Fault("invalid_value", param="effective_to", detail=f"it ended at {row['effective_to']} and stays so")
+    if end is not None and end == work.time_of(row["effective_from"]) <= work.now:
+        raise Fault("invalid_value", param="effective_to", detail="it has begun: later than effective_from")
     if end is not None and end < work.now - timedelta(seconds=NOW_S):
         raise Fault("invalid_value", param="effective_to", detail="now or later")
 
@@ -104,6 +110,18 @@ def _replaced(card: NewRateCard, row: Row) -> bool:
     return same and row["tenant_id"] in (None, card.tenant_id)
 
 
+def _same_start(work: Work, card: NewRateCard, row: Row) -> bool:
+    """Whether nothing would tell which of both is the price. One of them that is never in force does no harm."""
+    same = (row["model"], row["family"], row["tenant_id"]) == (card.model, card.family, card.tenant_id)
+    same = same and row["rate_card_id"] != card.rate_card_id and card.effective_from != card.effective_to
+    return same and not _withdrawn(row) and work.time_of(row["effective_from"]) == card.effective_from
+
+
+def _withdrawn(row: Row) -> bool:
+    return bool(row["effective_to"] == row["effective_from"])
+
+
 def _in_force(work: Work, row: Row, since: datetime) -> bool:
     end = row["effective_to"]
-    return work.time_of(row["effective_from"]) < work.now and (end is None or work.time_of(end) > since)
+    began = not _withdrawn(row) and work.time_of(row["effective_from"]) < work.now
+    return began and (end is None or work.time_of(end) > since)

@@ -62,8 +62,8 @@ class Books:
     async def open(self, **issuer: Any) -> "Books":
         """Enter the tenant and both parties."""
         await self.connection.execute(
-            "INSERT INTO tenant (tenant_id, legal_name, zone, tokens_month, micro_yen_month, rpm, concurrency)"
-            " VALUES ($1, $2, $3, 1, 1, 1, 1)",
+            "INSERT INTO tenant (tenant_id, legal_name, zone, tokens_month, micro_yen_month, rpm, concurrency,"
+            " created_at) VALUES ($1, $2, $3, 1, 1, 1, 1, '2020-01-01')",
             self.tenant_id, f"合同会社{self.tenant_id}", self.zone,
         )  # fmt: skip
         values: dict[str, Any] = {"party": ISSUER, "number_prefix": uuid4().hex[:8].upper(), **issuer}

@@ -10,13 +10,19 @@ _PRICES = (
 ALTER TABLE rate_card
   ADD COLUMN family text NOT NULL DEFAULT 'published' CHECK (family ~ '^[A-Za-z0-9._:-]{1,64}$'),
   ADD COLUMN tenant_id text REFERENCES tenant,
-  ADD COLUMN terms jsonb NOT NULL DEFAULT '{}'""",
+  ADD COLUMN terms jsonb NOT NULL DEFAULT '{}',
+  DROP CONSTRAINT rate_card_check,
+  ADD CONSTRAINT rate_card_check CHECK (effective_to >= effective_from)""",
+    # A card that ends as it begins is never in force. Of two others that begin together nothing tells which counts.
+    """
+CREATE UNIQUE INDEX rate_card_start ON rate_card (model, family, tenant_id, effective_from) NULLS NOT DISTINCT
+  WHERE effective_to IS DISTINCT FROM effective_from""",
     """
 CREATE TABLE billing_agreement (
   agreement_id text PRIMARY KEY CHECK (agreement_id ~ '^[A-Za-z0-9._:-]{1,64}$'),
   tenant_id text NOT NULL REFERENCES tenant,
   effective_from timestamptz NOT NULL,
-  effective_to timestamptz CHECK (effective_to > effective_from),
+  effective_to timestamptz CHECK (effective_to >= effective_from),
   terms jsonb NOT NULL,
   created_at timestamptz NOT NULL DEFAULT now()
 )""",
@@ -222,6 +228,9 @@ def downgrade() -> None:
             " OR terms <> '{}') THEN RAISE EXCEPTION 'rate cards of tenants, families or with tiers are in the way';"
             " END IF; END $$"
         ),
+        "DELETE FROM rate_card WHERE effective_to = effective_from",
+        "ALTER TABLE rate_card DROP CONSTRAINT rate_card_check",
+        "ALTER TABLE rate_card ADD CONSTRAINT rate_card_check CHECK (effective_to > effective_from)",
         "ALTER TABLE rate_card DROP COLUMN family, DROP COLUMN tenant_id, DROP COLUMN terms",
     ):
         op.execute(statement)
