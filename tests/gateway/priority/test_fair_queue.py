@@ -63,7 +63,7 @@ def test_owners_share_by_weight() -> None:
 
 
 def test_owner_that_comes_back_has_saved_nothing_up() -> None:
-    queue = a_queue(an_ask("long", owner="back"), *many(900, owner="busy"))
+    queue = a_queue(an_ask("a-long", owner="back"), *many(900, owner="busy"))
     taken(queue)  # and it runs all the time, so that its owner is not forgotten
     served(queue, 500)
     for ask in many(100, owner="back"):
@@ -232,3 +232,27 @@ def test_floor_that_changes_holds_from_the_next_dispatch() -> None:
     served(queue, 100)
     later = FairQueue(Policy(5_000, BOUNDS, BOUNDS, BOUNDS), queue.state())
     assert Counter(ask.group for ask in served(later, 200))["open"] == pytest.approx(100, abs=1)
+
+
+def test_request_that_came_back_waits_its_own_time() -> None:
+    queue = a_queue(an_ask("r", at=0))
+    queue.cancel("r")
+    queue.enqueue(an_ask("r", at=30_000_000))
+    assert queue.expire(60_000_000) == []
+    assert [ask.request_id for ask in queue.expire(90_000_000)] == ["r"]
+
+
+def test_older_of_an_owners_asks_is_first_wherever_both_may_be_served() -> None:
+    queue = a_queue(an_ask("late", at=2, upstreams=("a", "b")), an_ask("early", at=1, upstreams=("a",)))
+    assert taken(queue).ask.request_id == "early"
+
+
+def test_group_that_comes_back_is_ahead_by_an_eighth_of_what_the_other_has_in_flight() -> None:
+    queue = a_queue(*many(200, "open", "public"))
+    for _ in range(80):
+        taken(queue)
+    for ask in many(200, "priority", "investor"):
+        queue.enqueue(ask)
+    # Open had 79 in flight at its last dispatch: priority is (79 / 8 + 1) · 0.7 / 0.3 charges behind, no more.
+    groups = [taken(queue).ask.group for _ in range(60)]
+    assert groups.index("open") == 26
