@@ -15,6 +15,7 @@ from gateway.clock import now_us
 from gateway.control.plane import Caller, Plane
 from gateway.control.refusals import Refusal, error_of, not_an_object, status_of
 from gateway.edge.parse import parse_json
+from gateway.edge.query import check_query
 from gateway.faults import Fault, Language, language_of
 from gateway.identity.presented import presented_of
 from gateway.identity.refusals import too_many
@@ -44,6 +45,7 @@ class Door:
         request_id = str(uuid_utils.uuid7())
         try:
             caller = await self._caller(scope, request_id)
+            check_query(scope["query_string"])
             body = await _body(scope, receive)
         except Exception as error:
             if not isinstance(error, Fault):

@@ -20,6 +20,7 @@ from gateway.edge.inbound import Inbound
 from gateway.edge.oauth import routes as oauth_routes
 from gateway.edge.openai import error_body
 from gateway.edge.pipeline import ROUTES, Route
+from gateway.edge.query import check_query
 from gateway.edge.usage import usage_answer
 from gateway.faults import Fault, language_of
 from gateway.identity.access import Scope as AccessScope
@@ -60,6 +61,7 @@ class TenantQuery:
         exchange = Exchange(self._scope, gateway.instance_id, opened_at=gateway.clock.now(), origin=inbound.origin)
         try:
             await gateway.pipeline.identify(exchange, inbound)
+            check_query(scope["query_string"])
             found = await self._query(exchange, Request(scope, receive))
         except Fault as fault:
             exchange.fail(fault)

@@ -9,7 +9,7 @@ from gateway.control.door import BODY_BYTES_MAX
 from gateway.licensing.keys import SigningKey
 from tests.gateway.control.admin import Administration, Administrator, tenant_body
 from tests.gateway.control.parties import trust_body
-from tests.gateway.control.world import a_jwks, a_rate_card, an_upstream
+from tests.gateway.control.world import a_jwks, a_rate_card, an_issuer, an_upstream
 
 JSON = {"content-type": "application/json"}
 
@@ -302,3 +302,21 @@ async def test_word_or_number_is_no_boolean_of_a_webhook(admin: Administration, 
     for value in ("yes", 1):
         status, error = await admin.root.error("PATCH", f"/webhooks/{made['endpoint_id']}", {"disabled": value})
         assert (status, error["code"], error["param"]) == (400, "invalid_type", "disabled")
+
+
+async def test_parameter_that_is_named_twice_is_refused(admin: Administration, tenant: str) -> None:
+    for path in ("/tenants?limit=1&limit=2", f"/tenants/{tenant}/usage?from=2026-01-01&limit=&limit="):
+        status, error = await admin.root.error("GET", path)
+        assert (status, error["code"], error["param"]) == (400, "invalid_value", "limit")
+    many = "&".join(f"a{number}=" for number in range(65))
+    assert (await admin.root.error("GET", f"/tenants?{many}"))[1]["param"] == "query"
+
+
+async def test_name_of_spaces_is_none(admin: Administration, tenant: str) -> None:
+    issuer = (await admin.root.good("POST", "/billing-issuers", an_issuer()))["issuer_id"]
+    for name in (" ", "   "):
+        status, error = await admin.root.error("POST", "/tenants", tenant_body(legal_name=name))
+        assert (status, error["code"], error["param"]) == (400, "invalid_value", "legal_name")
+        party = {"name": name, "issuer_id": issuer}
+        status, error = await admin.root.error("POST", f"/tenants/{tenant}/billing-party", party)
+        assert (status, error["param"]) == (400, "name")

@@ -14,7 +14,7 @@ from billing.invoices import refused, service
 from gateway.control import invoices, printed
 from gateway.control.billing_refusals import fault_of
 from tests.conftest import Stores
-from tests.gateway.control.admin import Administration
+from tests.gateway.control.admin import Administration, tenant_body
 from tests.gateway.control.billed import PERIOD, Billed
 from tests.gateway.control.test_commands import Sekisho, sekisho
 
@@ -277,3 +277,32 @@ async def test_month_that_comes_out_otherwise_is_a_finding(
     await owner.close()
     code, out, err = await sekisho("invoice", "rerate", number)
     assert (code, out) == (1, "invoice_differs\n") and number in err
+
+
+async def test_month_before_the_tenant_was_entered_or_charged_is_not_closed(
+    admin: Administration, billed: Billed
+) -> None:
+    for period in ("2006-10", "2025-12"):
+        status, error = await admin.root.error("POST", f"/tenants/{billed.tenant}/invoices/{period}/close")
+        assert (status, error["code"]) == (409, "period_out_of_order")
+        assert PERIOD in error["message"]
+    await closed(admin, billed)
+    empty = (await admin.root.good("POST", "/tenants", tenant_body()))["tenant_id"]
+    await admin.root.good("POST", f"/tenants/{empty}/billing-party", {"issuer_id": billed.issuer, "name": "例"})
+    status, error = await admin.root.error("POST", f"/tenants/{empty}/invoices/2006-10/close")
+    assert (status, error["code"]) == (409, "period_out_of_order")
+
+
+async def test_reason_of_a_credit_note_may_be_long(admin: Administration, billed: Billed) -> None:
+    number = (await closed(admin, billed))["number"]
+    for chars, status in ((1_001, 400), (1_000, 201)):
+        answer = await admin.root.ask("POST", f"/invoices/{number}/credit", {"reason": "訂" * chars})
+        assert answer.status_code in (status, 200 if status == 201 else status), answer.text
+
+
+async def test_invoice_without_a_recipients_name_is_not_closed(
+    admin: Administration, billed: Billed, database: Any
+) -> None:
+    await database.execute("UPDATE billing_party SET name = '  ' WHERE tenant_id = $1", billed.tenant)
+    status, error = await admin.root.error("POST", path_of(billed, "close"))
+    assert (status, error["code"]) == (409, "recipient_missing")

@@ -6,6 +6,7 @@ from uuid import uuid4
 
 import pytest
 
+from billing.invoices.service import preview
 from tests.conftest import Stores, read_snapshot
 from tests.gateway.control.admin import Administration, tenant_body
 from tests.gateway.control.billed import PERIOD, Billed
@@ -72,6 +73,32 @@ async def test_prices_that_were_in_force_are_never_replaced_in_the_past(admin: A
     await admin.root.good("POST", "/rate-cards", a_rate_card(model=model, family="gold"))
 
 
+async def test_of_cards_that_begin_together_there_is_one_and_a_slip_can_be_withdrawn(admin: Administration) -> None:
+    start = soon(days=30)
+    first = await admin.root.good("POST", "/rate-cards", a_rate_card(effective_from=start))
+    second = a_rate_card(model=first["model"], effective_from=start)
+    status, error = await admin.root.error("POST", "/rate-cards", second)
+    assert (status, error["code"], error["param"]) == (409, "already_exists", "effective_from")
+    assert first["rate_card_id"] in error["message"]
+    await admin.root.good("PATCH", f"/rate-cards/{first['rate_card_id']}", {"effective_to": first["effective_from"]})
+    await admin.root.good("POST", "/rate-cards", second)
+    running = await admin.root.good("POST", "/rate-cards", a_rate_card())
+    path = f"/rate-cards/{running['rate_card_id']}"
+    status, error = await admin.root.error("PATCH", path, {"effective_to": running["effective_from"]})
+    assert (status, error["param"]) == (400, "effective_to")
+
+
+async def test_agreement_that_has_not_begun_is_withdrawn_and_charges_nothing(
+    admin: Administration, tenant: str, database: Any
+) -> None:
+    start = "2099-04-01T00:00:00+09:00"
+    made = await admin.root.good("POST", f"/tenants/{tenant}/agreements", an_agreement(effective_from=start))
+    path = f"/agreements/{made['agreement_id']}"
+    await admin.root.good("PATCH", path, {"effective_to": made["effective_from"]})
+    invoice = await preview(database, tenant, "2099-04")
+    assert invoice.total_yen == 0
+
+
 async def test_price_of_ones_own_does_not_replace_everybodys_in_the_past(admin: Administration, tenant: str) -> None:
     model = (await admin.root.good("POST", "/rate-cards", a_rate_card()))["model"]
     own = a_rate_card(model=model, tenant_id=tenant)
@@ -114,6 +141,12 @@ async def test_engineer_sees_everybodys_cards_and_those_of_its_own_tenants(admin
         ({"kind": "provisioned", "model": "m", "units": 0, "unit_price": 1, "per": "hour"}, "terms.units"),
         ({"kind": "commitment", "minimum_yen": "1"}, "terms.minimum_yen"), ({"kind": "commitment"}, "terms"),
         ({}, "terms"),
+        ({"kind": "provisioned", "model": "m", "units": 20_000, "unit_price": 10**6, "per": "hour"},
+         "terms.unit_price"),
+        ({"kind": "provisioned", "model": "m\n", "units": 1, "unit_price": 1, "per": "hour"}, "terms.model"),
+        ({"kind": "commitment", "minimum_yen": 1, "models": ["m", "\u202e"]}, "terms.models[1]"),
+        ({"kind": "commitment", "minimum_yen": 1, "models": ["m", "m"]}, "terms.models"),
+        ({"kind": "commitment", "minimum_yen": 1, "models": [f"m{n}" for n in range(257)]}, "terms.models"),
     ],
 )  # fmt: skip
 async def test_agreement_that_means_nothing_is_named(
