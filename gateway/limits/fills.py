@@ -7,7 +7,8 @@ import logging
 from collections.abc import Callable, Coroutine, Hashable
 from typing import Any
 
-from billing.link import Link, StoreUnavailable
+from billing.link import StoreUnavailable
+from billing.links import Links
 from gateway.limits.types import Unknown
 
 _LOG = logging.getLogger(__name__)
@@ -28,19 +29,12 @@ class Fills:
     """Connections for reading months, and who reads which. Must be built inside a running event loop."""
 
     def __init__(self, dsn: str) -> None:
-        self._links = [Link(dsn, command_s_max=FILL_S_MAX, settings=BY_ROWS) for _ in range(AT_ONCE_MAX)]
-        self._free: asyncio.LifoQueue[Link] = asyncio.LifoQueue()
-        for link in self._links:
-            self._free.put_nowait(link)
+        self._links = Links(dsn, AT_ONCE_MAX, command_s_max=FILL_S_MAX, settings=BY_ROWS)
         self._filling: dict[Hashable, asyncio.Task[None]] = {}
 
     async def fetch(self, query: str, *arguments: object) -> list[Any]:
         """As `Link.fetch`, on the first connection that is free."""
-        link = await self._free.get()
-        try:
-            return await link.fetch(query, *arguments)
-        finally:
-            self._free.put_nowait(link)
+        return await self._links.fetch(query, *arguments)
 
     async def once(self, key: Hashable, fill: Callable[[], Coroutine[Any, Any, None]]) -> None:
         """Run `fill`; all who ask with the same `key` meanwhile wait for one. Raises what it raises, and
@@ -66,5 +60,4 @@ class Fills:
         for task in filling:
             task.cancel()
         await asyncio.gather(*filling, return_exceptions=True)
-        for link in self._links:
-            await link.close()
+        await self._links.close()

@@ -11,11 +11,11 @@ import asyncpg
 import pytest
 import pytest_asyncio
 
-from billing.link import COMMAND_S_MAX, StoreUnavailable
+from billing.link import COMMAND_S_MAX, Link, StoreUnavailable
 from gateway.faults import Fault
 from gateway.limits import fills as module
 from gateway.limits import month, soft
-from gateway.limits.fills import Fills
+from gateway.limits.fills import BY_ROWS, Fills
 from gateway.limits.holds import Holds
 from tests.billing.books import uuid7
 from tests.conftest import Stores
@@ -84,7 +84,7 @@ async def owner(stores: Stores) -> AsyncIterator[Any]:
 async def as_fills_do(connection: Any, reading: Reading) -> None:
     """The settings under which the product reads; a soft limit sets its own."""
     if reading is not by_soft_limit:
-        for name, value in Fills("")._links[0]._settings.items():
+        for name, value in Link("", settings=BY_ROWS)._settings.items():
             await connection.execute(f"SET LOCAL {name} = '{value}'")
 
 
