@@ -20,7 +20,7 @@ INSTALL = exec $(or $(PYTHON),python3.11) install.py --parent $$PPID --data-dir 
 SERVING = --serving --torch-index-url '$(TORCH_INDEX_URL)'
 
 .DEFAULT_GOAL := help
-.PHONY: help up install install-serving install-dev check test lock bench bench-overhead bench-kill bench-settle bench-licence bench-limits load soak
+.PHONY: help up install install-serving install-dev check test lock bench bench-overhead bench-kill bench-settle bench-licence bench-limits simulate load soak
 
 help: ## this list
 	@grep -hE '^[a-z][a-z-]*:.*## ' $(MAKEFILE_LIST) | sort | sed 's/:.*## /\t/' | expand -t 20
@@ -67,6 +67,9 @@ bench-licence: install-dev ## licence decisions, agreement with an independent j
 
 bench-limits: install-dev ## pairs of reserve and settle a second through the limiter; microseconds of Valkey per script
 	@exec .venv/bin/python -m loadtests.limits_bench
+
+simulate: install-dev ## the fair queue under several patterns of traffic, beside FIFO and strict priority; table and drawing in reports/
+	@exec .venv/bin/python -m loadtests.fairsim
 
 soak: install-dev ## what is too long for CI: 10^6 licence decisions compared with the independent judge, 10^4 kills
 	@.venv/bin/python -m loadtests.licence --oracle-cases 1000000
