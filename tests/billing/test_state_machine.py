@@ -34,7 +34,7 @@ from tests.billing.journal_model import RANK, Kept, Model
 from tests.billing.rows import CARD, NOW, a_settlement, an_open_row
 from tests.conftest import Stores
 
-EXAMPLES, STEPS = 85, 25
+EXAMPLES, STEPS = 95, 25
 ROWS_MAX, MONTHS_MAX = 8, 3
 FIRST_MONTH, ZONE = "2026-11", "Asia/Tokyo"
 EARLIEST = us("2026-11-01T00:00+09:00")

@@ -84,7 +84,7 @@ async def test_card_is_kept_as_it_was_given(database: Any, mine: str) -> None:
     assert card in await cards_of(database, model="m", tenant_id=mine)
     assert card not in await cards_of(database, model="m", tenant_id="another")
     with pytest.raises(BadTerms, match="effective_to"):
-        await put_card(database, replace(card, effective_to=card.effective_from))
+        await put_card(database, replace(card, effective_to=card.effective_from - 1))
 
 
 async def test_card_whose_terms_mean_nothing_prices_nobody(database: Any) -> None:
