@@ -29,10 +29,18 @@ def _counted(owner: type[Any], name: str, label: str | None) -> None:
 
     @functools.wraps(method)
     def call(*arguments: Any, **options: Any) -> Any:
-        _COUNTS[label or sys._getframe(1).f_code.co_qualname] += 1
+        _COUNTS[label or _asker()] += 1
         return method(*arguments, **options)
 
     setattr(owner, name, call)
+
+
+def _asker() -> str:
+    """Who asks, past those that only pass the question on."""
+    frame = sys._getframe(2)
+    while frame.f_code.co_name == "fetch" and frame.f_back is not None:
+        frame = frame.f_back
+    return frame.f_code.co_qualname
 
 
 def main() -> int:
