@@ -1,13 +1,11 @@
 """Contributions, lineages and policies in the book, and the snapshot that gateways make of them."""
 
-from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import asyncpg
 import pytest
-import pytest_asyncio
 
 from gateway.licensing.decide import Ask, decide
 from gateway.licensing.envelope import open_envelope, seal
@@ -18,8 +16,9 @@ from gateway.priority.policy import PAYLOAD_TYPE, PolicyDocument, admit_policy, 
 from gateway.priority.register import BUILT_IN
 from gateway.tenancy.parties import LocalParties
 from gateway.tenancy.store import Configuration
-from tests.conftest import Stores, read_snapshot
+from tests.conftest import read_snapshot
 from tests.gateway.priority.world import KIKAI, SHIMA, us
+from tests.gateway.test_snapshot import database
 from tests.licences import a_licence
 
 _TENANT = (
@@ -39,17 +38,7 @@ _LINEAGE = (
 )
 _WITHDRAWN = "UPDATE contribution SET withdrawn_at = '2026-11-01T00:00:00Z' WHERE contribution_id = 'c-own'"
 NOW = us("2026-11-24T09:00:00+09:00")
-
-
-@pytest_asyncio.fixture
-async def database(stores: Stores) -> AsyncIterator[Any]:
-    """A connection with the application's rights whose writes are undone."""
-    connection: Any = await asyncpg.connect(stores.dsn, server_settings={"role": "sekisho_app"})
-    transaction = connection.transaction()
-    await transaction.start()
-    yield connection
-    await transaction.rollback()
-    await connection.close()
+__all__ = ["database"]  # the fixture whose writes are undone
 
 
 async def licensed(database: Any, folder: Path, tenant: str, owner: str, **changes: Any) -> None:
